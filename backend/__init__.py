@@ -1,0 +1,1 @@
+"""Turns a request into pictures; does not know that a browser exists."""

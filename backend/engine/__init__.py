@@ -1,0 +1,1 @@
+"""All mutable state: device, memory, models, pipeline."""

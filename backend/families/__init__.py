@@ -1,0 +1,1 @@
+"""What belongs together: networks, latent format, text stack, defaults."""

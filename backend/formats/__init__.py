@@ -1,0 +1,1 @@
+"""What a model file is, read from its header; no torch."""

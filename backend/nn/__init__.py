@@ -1,0 +1,1 @@
+"""Networks; attribute names are the published checkpoints' keys."""

@@ -1,0 +1,1 @@
+"""What the web process keeps: jobs, pictures, metadata, the model catalog; no torch."""

@@ -1,0 +1,101 @@
+"""Settings of one installation: defaults < ``settings.toml`` in the data folder < ``EASEL_*`` environment < command line.
+
+None of them can be written over HTTP. What changes a picture is a field of the request instead, save for those that
+the metadata names beside it (device, dtype, guidance batching).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from backend.errors import BadRequest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def _default_data_dir() -> Path:
+    return PROJECT if (PROJECT / "pyproject.toml").is_file() else user_data_path("easel")
+
+
+class Settings(BaseSettings):
+    """What the two processes are told at start. Field descriptions are the command line's help."""
+
+    model_config = SettingsConfigDict(env_prefix="EASEL_", extra="forbid", frozen=True)
+
+    data_dir: Annotated[Path, Field(description="Folder of outputs/, inputs/, easel.sqlite and settings.toml.")] = (
+        Field(default_factory=_default_data_dir)
+    )
+    models_dir: Annotated[Path, Field(description="Folder of checkpoints/, vae/, text_encoders/ ...")] = (
+        PROJECT / "models"
+    )
+    port: Annotated[int, Field(ge=1, le=65535, description="Port of the page.")] = 7860
+    listen: Annotated[bool, Field(description="Answer other machines too; demands a token.")] = False
+    token: Annotated[str, Field(max_length=200, description="Secret that every client must show.")] = ""
+    allow_host: Annotated[
+        tuple[str, ...], Field(description="Further host names by which the page may be reached.")
+    ] = ()
+    device: Annotated[str, Field(max_length=20, description="auto, cpu, mps, cuda or cuda:N.")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], Field(description="Arithmetic; auto follows the device.")
+    ] = "auto"
+    memory_gb: Annotated[
+        float, Field(ge=0, le=4096, description="Budget for models kept in memory; 0: half of what the device has.")
+    ] = 0
+    guidance_batching: Annotated[
+        Literal["auto", "batched", "two passes"],
+        Field(description="CFG as one batch of two or as two passes; auto follows device and size."),
+    ] = "auto"
+    preview_every: Annotated[int, Field(ge=0, le=150, description="Steps between live previews; 0: none.")] = 1
+    jpeg_quality: Annotated[int, Field(ge=1, le=100, description="Quality of JPEG and WebP files.")] = 92
+    threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0: torch decides.")] = 0
+
+    @property
+    def outputs_dir(self) -> Path:
+        """Where pictures go, in a folder a day."""
+        return self.data_dir / "outputs"
+
+    @property
+    def inputs_dir(self) -> Path:
+        """Init images and masks, stored once by sha256."""
+        return self.data_dir / "inputs"
+
+    @property
+    def database(self) -> Path:
+        """The job store; only the web process writes it."""
+        return self.data_dir / "easel.sqlite"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line first, then environment, then ``settings.toml``."""
+        given = init_settings().get("data_dir") or os.environ.get("EASEL_DATA_DIR")
+        folder = Path(given) if given else _default_data_dir()
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, folder / "settings.toml")
+
+
+def load_settings(**command_line: Any) -> Settings:
+    """All sources merged; options that are ``None`` count as not given.
+
+    Raises:
+        BadRequest: naming the setting, the value and what is accepted.
+    """
+    try:
+        return Settings(**{k: v for k, v in command_line.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise BadRequest(
+            f"Setting {name} is {first['input']!r}: {first['msg']}.", "See easel --help.", field=name
+        ) from None

@@ -1,0 +1,1 @@
+"""How the project trains its demo checkpoints."""

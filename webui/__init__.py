@@ -1,0 +1,1 @@
+"""Turns a browser into requests; never imports torch."""
