@@ -1,0 +1,1 @@
+"""Bundled extensions, one folder each."""
