@@ -1,0 +1,182 @@
+"""What a model file is, as frozen numbers: one dataclass for each network and one for a whole file.
+
+Every number is read from tensor shapes or from the `easel.*` metadata; what a file cannot tell is a published constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Part = Literal["denoiser", "vae", "clip_l", "clip_g", "t5"]
+PARTS: tuple[Part, ...] = ("denoiser", "vae", "clip_l", "clip_g", "t5")
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The U-Net of SD1, SD2, SDXL and their distillations.
+
+    Attributes:
+        channel_mult, res_blocks: one entry a level, from the finest to the coarsest.
+        depth_in: transformer blocks after each input residual block, in order (sum(res_blocks) entries).
+        depth_mid: transformer blocks in the middle; 0: a single residual block (SSD-1B); None: no middle block (KOALA).
+        depth_out: transformer blocks of each output block, in order (sum(res_blocks) + levels entries).
+        label_dim: width of the pooled vector; None where the network takes none (SD1, SD2).
+        head_dim, heads: exactly one is set: the width of a head (SD2, SDXL: 64) or the number of heads (SD1: 8).
+        linear_projection: transformer in and out projections are linear (SD2, SDXL), not 1x1 convolutions (SD1).
+    """
+
+    in_channels: int
+    out_channels: int
+    model_channels: int
+    channel_mult: tuple[int, ...]
+    res_blocks: tuple[int, ...]
+    depth_in: tuple[int, ...]
+    depth_mid: int | None
+    depth_out: tuple[int, ...]
+    context_dim: int
+    label_dim: int | None
+    head_dim: int | None = 64
+    heads: int | None = None
+    linear_projection: bool = True
+    norm_groups: int = 32
+
+
+@dataclass(frozen=True)
+class MMDiTConfig:
+    """The multimodal diffusion transformer of SD3 and SD3.5.
+
+    Attributes:
+        pos_embed_side: side of the square table of position embeddings, in patches.
+        dual_blocks: so many blocks, from the first on, have a second attention over the image alone (MMDiT-X).
+    """
+
+    depth: int
+    hidden: int
+    heads: int
+    in_channels: int
+    out_channels: int
+    patch_size: int
+    context_dim: int
+    pooled_dim: int
+    pos_embed_side: int
+    qk_norm: bool
+    dual_blocks: int
+    mlp_hidden: int
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The image autoencoder. ``res_blocks`` counts the encoder's per level; the decoder has one more."""
+
+    latent_channels: int
+    channels: int
+    channel_mult: tuple[int, ...]
+    res_blocks: int
+    quant_conv: bool
+    norm_groups: int = 32
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """A CLIP text encoder; ``pad`` is the id that fills a chunk (49407 for CLIP-L, 0 for CLIP-G)."""
+
+    width: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocab_size: int
+    positions: int
+    projection_dim: int | None
+    activation: Literal["quick_gelu", "gelu"]
+    bos: int
+    eos: int
+    pad: int
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """A T5 encoder; prompts are padded to ``min_length`` tokens and cut at ``max_length``."""
+
+    width: int
+    layers: int
+    heads: int
+    d_kv: int
+    d_ff: int
+    vocab_size: int
+    min_length: int = 77
+    max_length: int = 256
+
+
+@dataclass(frozen=True)
+class LatentConstants:
+    """Denoiser units are (raw latent - shift) * scale; the factors make a rough RGB preview in [-1, 1]."""
+
+    channels: int
+    scale: float
+    shift: float
+    rgb_factors: tuple[tuple[float, float, float], ...]
+    rgb_bias: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request's empty fields become for this file; ``shift`` is the flow schedule's, None elsewhere."""
+
+    width: int
+    height: int
+    steps: int
+    cfg_scale: float
+    sampler: str
+    schedule: str
+    shift: float | None
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """All that the header of a checkpoint tells, before any tensor is read.
+
+    Attributes:
+        name: the file's stem.
+        size_multiple: picture sides are multiples of it, in pixels.
+        precision: "fp16", "bf16", "fp32", "fp8" or "mixed".
+        prefixes: what stands before each part's keys in the file; a part that is missing has no entry.
+        tokenizer_clip, tokenizer_t5: embedded `tokenizers` JSON; None means the vocabulary that Easel ships.
+        notes: sentences for the person, such as what could not be told from the file.
+    """
+
+    path: Path
+    name: str
+    family: Literal["sdxl", "sd3"]
+    variant: str
+    prediction: Literal["eps", "v", "flow"]
+    denoiser: UNetConfig | MMDiTConfig
+    vae: VAEConfig | None
+    clip_l: CLIPConfig | None
+    clip_g: CLIPConfig | None
+    t5: T5Config | None
+    latent: LatentConstants
+    defaults: Defaults
+    size_multiple: int
+    precision: str
+    prefixes: Mapping[Part, str]
+    tokenizer_clip: str | None
+    tokenizer_t5: str | None
+    bytes_by_part: Mapping[Part, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VaeInfo:
+    """A VAE in a file of its own (models/vae)."""
+
+    path: Path
+    name: str
+    config: VAEConfig
+    latent: LatentConstants
+    precision: str
+    prefix: str = ""
+    file_bytes: int = 0
+    notes: tuple[str, ...] = ()
