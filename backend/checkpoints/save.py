@@ -1,0 +1,105 @@
+"""Writes checkpoints in the published single-file layouts, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from backend.checkpoints.convert import clip_to_open_clip
+from backend.errors import BadRequest, DiskFull
+from backend.formats.layout import OPEN_CLIP_PARTS, PREFIXES, Family, Part, is_nuisance
+
+FORMAT_VERSION = "1"
+
+
+def write_checkpoint(
+    path: Path,
+    *,
+    family: Family,
+    modules: Mapping[Part, nn.Module | Mapping[str, Tensor]],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = torch.float16,
+    markers: Iterable[str] = (),
+) -> None:
+    """Write canonical modules or state dicts as one ``.safetensors`` file.
+
+    The file appears under its name only when it is whole: temporary file in the same folder, fsync, rename. A mapped
+    older file of that name stays valid for whoever has it open.
+
+    Args:
+        modules: by part; a part of a family that has none of it is an error.
+        metadata: header strings (``modelspec.*``, ``easel.*``); ``easel.format`` is added.
+        dtype: of every floating-point tensor; ``None`` keeps each as it is.
+        markers: names of empty tensors at top level (``v_pred``, ``ztsnr``).
+    Raises:
+        BadRequest: for a part that the family does not have.
+        DiskFull: if the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for part, module in modules.items():
+        if part not in PREFIXES[family]:
+            raise BadRequest(f"A {family} checkpoint has no part {part!r}; it has {', '.join(PREFIXES[family])}.")
+        state = module.state_dict() if isinstance(module, nn.Module) else module
+        for key, tensor in _published(family, part, state).items():
+            tensors[PREFIXES[family][part] + key] = _plain(tensor, dtype)
+    tensors |= {name: torch.zeros(0) for name in markers}
+    write_tensors(path, tensors, {"easel.format": FORMAT_VERSION, **metadata})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors under the names given, atomically.
+
+    Raises:
+        DiskFull: if the file cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise DiskFull(f"{path.name} could not be written: {error.strerror}.", "Look at the folder.") from error
+    temporary = Path(name)
+    try:
+        safetensors.torch.save_file(dict(tensors), temporary, dict(metadata))
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DiskFull(f"{path.name} could not be written: {error}.", "Free some space and try again.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _published(family: Family, part: Part, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Canonical keys -> the names that stand after the part's prefix in the published file."""
+    state = {key: tensor for key, tensor in state.items() if not is_nuisance(key)}
+    if (family, part) in OPEN_CLIP_PARTS:
+        return clip_to_open_clip(state)
+    if (family, part) == ("sdxl", "clip_l"):  # published without a projection: SDXL pools from CLIP-G alone
+        state.pop("text_projection.weight", None)
+    return state
+
+
+def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A contiguous CPU tensor that shares memory with no other (safetensors demands both)."""
+    target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(device="cpu", dtype=target, copy=True, memory_format=torch.contiguous_format)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can (not on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""Where each part of a model lies inside the published single files: key prefixes, as data.
+
+A canonical key is the key of our own module: the original name for U-Net, MMDiT and VAE, the Hugging Face name for
+the text encoders. ``prefix + key`` is what stands in the file, save for CLIP-G of SDXL, which is in open_clip naming.
+
+Sources: the files themselves (FORMATS.md 2.1), stable-diffusion.cpp ``model_loader.cpp`` for the nuisance keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+Part = Literal["denoiser", "vae", "clip_l", "clip_g", "t5"]
+Family = Literal["sdxl", "sd3"]
+
+PARTS: tuple[Part, ...] = ("denoiser", "vae", "clip_l", "clip_g", "t5")
+
+DENOISER = "model.diffusion_model."
+VAE = "first_stage_model."
+
+#: Prefix of each part in the files that Easel writes: the published all-in-one layout of the family.
+PREFIXES: Mapping[Family, Mapping[Part, str]] = {
+    "sdxl": {
+        "denoiser": DENOISER,
+        "vae": VAE,
+        "clip_l": "conditioner.embedders.0.transformer.",
+        "clip_g": "conditioner.embedders.1.model.",
+    },
+    "sd3": {
+        "denoiser": DENOISER,
+        "vae": VAE,
+        "clip_l": "text_encoders.clip_l.transformer.",
+        "clip_g": "text_encoders.clip_g.transformer.",
+        "t5": "text_encoders.t5xxl.transformer.",
+    },
+}
+
+#: Parts whose published naming is open_clip's (fused q, k, v; a bare projection matrix).
+OPEN_CLIP_PARTS: frozenset[tuple[Family, Part]] = frozenset({("sdxl", "clip_g")})
+
+#: Keys that trainers leave in files and that no network reads. Matched against the whole key.
+NUISANCE = re.compile(
+    r"""
+      (?:.*\.)?(?:position_ids|logit_scale)
+    | (?:betas|alphas_cumprod.*|sqrt_.*|posterior_.*|log_one_minus_.*|lvlb_weights|logvar)
+    | model_ema\..*
+    | denoiser\.(?:sigmas|log_sigmas)
+    | embedding_manager.*
+    | (?:.*\.)?encoder\.embed_tokens\.weight      # T5: a second name of shared.weight
+    | (?:global_step|v_pred|ztsnr|edm_mean|edm_std|edm_vpred\..*)
+    """,
+    re.VERBOSE,
+)
+
+
+def is_nuisance(key: str) -> bool:
+    """Whether a key of a file says nothing to any network."""
+    return NUISANCE.fullmatch(key) is not None
