@@ -84,6 +84,12 @@ class DiskFull(UserError):
     code = "disk_full"
 
 
+class DataUnusable(UserError):
+    """The data folder's job store is broken, newer than this Easel, or held by another one."""
+
+    code = "data_unusable"
+
+
 class Cancelled(UserError):
     """The user stopped the job; not a fault."""
 
