@@ -1,0 +1,154 @@
+"""The model manager: which parts of which checkpoints are in memory, and which leave when room is needed.
+
+Text encoders, denoiser and VAE are separate residents. There is one tier only: a part that leaves is dropped, since
+its weights stay in the memory-mapped file, which the system's page cache keeps warm for as long as it can.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from backend.checkpoints.load import load_part, load_vae_file
+from backend.engine.device import DevicePolicy, dtype_name
+from backend.formats.configs import CheckpointInfo, Part, VaeInfo
+
+log = logging.getLogger(__name__)
+
+PART_NAMES: dict[Part, str] = {
+    "denoiser": "denoiser",
+    "vae": "VAE",
+    "clip_l": "CLIP-L",
+    "clip_g": "CLIP-G",
+    "t5": "T5",
+}
+_FILE_WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}  # bytes a weight; mixed files are mostly half precision
+
+
+@dataclass(frozen=True)
+class PartKey:
+    """One part of one file as it is now; a file that was replaced gives another key."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    part: Part
+    name: str = field(compare=False)
+    bytes: int = field(compare=False)  # once loaded, in the dtype of the policy
+
+    def __str__(self) -> str:
+        return f"{self.name}: {PART_NAMES[self.part]} ({self.bytes / 2**20:.0f} MiB)"
+
+
+@dataclass
+class Resident:
+    """A loaded part and when it was last asked for."""
+
+    key: PartKey
+    module: nn.Module
+    used: float
+
+
+class ModelManager:
+    """Keeps recently used parts warm within a budget; T5 leaves first, then the longest unused."""
+
+    def __init__(self, policy: DevicePolicy, on_change: Callable[[Sequence[PartKey]], None] | None = None) -> None:
+        self.policy = policy
+        self._residents: dict[PartKey, Resident] = {}
+        self._on_change = on_change or (lambda _parts: None)
+
+    @property
+    def residents(self) -> tuple[PartKey, ...]:
+        """What is in memory now, longest unused first."""
+        return tuple(r.key for r in sorted(self._residents.values(), key=lambda r: r.used))
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the residents' weights take."""
+        return sum(key.bytes for key in self._residents)
+
+    def key(self, info: CheckpointInfo | VaeInfo, part: Part) -> PartKey:
+        """The identity of a part: its file as it is now."""
+        stat = info.path.stat()
+        size = self._bytes(info, part)
+        return PartKey(info.path, stat.st_size, stat.st_mtime_ns, part, info.name, size)
+
+    def leaving(self, needed: Iterable[PartKey]) -> tuple[PartKey, ...]:
+        """Which residents must go so that all of ``needed`` fits beside the rest; asks only, changes nothing."""
+        wanted = set(needed)
+        room = self.policy.budget_bytes - sum(key.bytes for key in wanted)
+        leaves: list[PartKey] = []
+        others = [r for r in self._residents.values() if r.key not in wanted]
+        kept = sum(r.key.bytes for r in others)
+        for resident in sorted(others, key=lambda r: (r.key.part != "t5", r.used)):
+            if kept <= room:
+                break
+            leaves.append(resident.key)
+            kept -= resident.key.bytes
+        return tuple(leaves)
+
+    def get(self, info: CheckpointInfo | VaeInfo, part: Part) -> nn.Module:
+        """The module on the device in the policy's dtype, from memory or from its file; others leave if they must.
+
+        Raises:
+            ModelCorrupt, NotFound: what ``load_part`` says; residents that had not to leave are untouched.
+        """
+        key = self.key(info, part)
+        resident = self._residents.get(key)
+        if resident is None:
+            self.drop(self.leaving([key]))
+            self.drop([k for k in self._residents if k.path == key.path and k.part == part])  # the replaced file's
+            started = time.perf_counter()
+            module = load_vae_file(info) if isinstance(info, VaeInfo) else load_part(info, part)
+            module = module.to(device=self.policy.device, dtype=self.policy.dtype_of(part))
+            if part in ("denoiser", "vae") and self.policy.device.type == "cuda":
+                module = module.to(memory_format=torch.channels_last)
+            log.info("loaded %s in %.2f s as %s", key, time.perf_counter() - started, dtype_name(self.policy.dtype_of(part)))
+            resident = self._residents[key] = Resident(key, module, 0.0)
+            self._on_change(self.residents)
+        resident.used = time.monotonic()
+        return resident.module
+
+    def drop(self, keys: Iterable[PartKey]) -> None:
+        """Let parts go and give their memory back."""
+        gone = [key for key in keys if self._residents.pop(key, None)]
+        if not gone:
+            return
+        log.info("dropped %s", ", ".join(map(str, gone)))
+        gc.collect()
+        if self.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        _trim_heap()
+        self._on_change(self.residents)
+
+    def drop_all(self) -> None:
+        """Let everything go."""
+        self.drop(tuple(self._residents))
+
+    def _bytes(self, info: CheckpointInfo | VaeInfo, part: Part) -> int:
+        in_file = info.file_bytes if isinstance(info, VaeInfo) else info.bytes_by_part.get(part, 0)
+        return in_file * self.policy.dtype_of(part).itemsize // _FILE_WIDTH.get(info.precision, 2)
+
+
+def _trim_heap() -> None:
+    """Hand freed arenas back to the system: glibc keeps up to 1.7 GiB of them otherwise (SPEED.md section 3)."""
+    trim: Any = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+def _malloc_trim() -> Any:
+    import ctypes
+
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):  # not glibc
+        return None

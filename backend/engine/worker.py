@@ -1,0 +1,86 @@
+"""The engine process: jobs come in as JSON lines on stdin, events go out on stdout, the log goes to stderr.
+
+When stdin closes the process finishes the job at hand and ends, so it never outlives the web process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from typing import Any, BinaryIO
+
+from backend.engine.engine import Engine, warm_up
+from backend.errors import UserError
+from backend.events import Event, Failed, Ready, event_to_line
+from backend.request import parse_request
+from backend.settings import load_settings
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Reads orders in a thread of its own, so that a cancel arrives while a job runs; jobs run one at a time."""
+
+    def __init__(self, orders: BinaryIO, events: BinaryIO) -> None:
+        self._orders = orders
+        self._events = events
+        self._write_lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._cancels: dict[str, threading.Event] = {}
+
+    def send(self, event: Event) -> None:
+        """Write one event, whole."""
+        line = event_to_line(event)
+        with self._write_lock:
+            self._events.write(line)
+            self._events.flush()
+
+    def run(self) -> None:
+        """Serve until stdin closes."""
+        engine = Engine(load_settings(), on_residents=self.send)
+        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+        self.send(Ready(registry=engine.registry, device=engine.policy.words, dtype=engine.dtype))
+        threading.Thread(target=self._read_orders, name="orders", daemon=True).start()
+        while (order := self._jobs.get()) is not None:
+            self._run_job(engine, order)
+
+    def _read_orders(self) -> None:
+        for line in self._orders:
+            order = json.loads(line)
+            if order["type"] == "job":
+                self._cancels[order["id"]] = threading.Event()
+                self._jobs.put(order)
+            elif order["type"] == "cancel" and (cancel := self._cancels.get(order["job"])):
+                cancel.set()
+        self._jobs.put(None)
+
+    def _run_job(self, engine: Engine, order: dict[str, Any]) -> None:
+        job = str(order["id"])
+        try:
+            request = parse_request(order["request"])
+            engine.generate(request, self.send, cancel=self._cancels[job], outputs=engine.outputs, job=job)
+        except UserError as error:
+            self.send(Failed(job=job, code=error.code, what=error.what, todo=error.todo, field=error.field))
+        except Exception as error:
+            log.error("job %s failed\n%s", job, traceback.format_exc())
+            what = f"Easel itself failed ({type(error).__name__})."
+            self.send(Failed(job=job, code="internal", what=what, todo="The log in the data folder has the details."))
+        finally:
+            self._cancels.pop(job, None)
+
+
+def main() -> None:
+    """Take stdout for the events alone; whatever a library prints goes to the log."""
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    Worker(sys.stdin.buffer, events).run()
+
+
+if __name__ == "__main__":
+    main()
