@@ -30,6 +30,19 @@ def sinusoid(values: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+class SiLU(nn.Module):
+    """``silu`` as a layer, for places where the layer before has just made the tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, kept."""
+        return silu(x)
+
+
+def accumulate(fresh: Tensor, x: Tensor) -> Tensor:
+    """The sum of a tensor that its caller has just made and another: into the first where no gradient is needed."""
+    return fresh + x if torch.is_grad_enabled() else fresh.add_(x)
+
+
 class Mlp(nn.Module):
     """Two linear layers with a tanh-approximated GELU between them (MMDiT's feed-forward part)."""
 
@@ -107,19 +120,21 @@ class StartsAtZero:
 def initialise(network: nn.Module) -> None:
     """Fill a network's weights for training from nothing, drawing from torch's global random generator.
 
-    Linear layers and convolutions get torch's defaults, then every submodule named in ``zero_at_start`` becomes zero,
-    then modules with a method ``initialise_own`` fill what is theirs (position tables, special scales).
-    Source of the zeros: Ho et al. 2020 (last convolution of each residual block), Peebles and Xie 2023,
-    arXiv:2212.09748, section 3.2 (AdaLN-Zero).
+    Layers get torch's defaults; then a module with a method ``initialise_own`` fills what the paper starts differently;
+    then every submodule named in a ``zero_at_start`` becomes zero.
+    Source of the zeros: Dhariwal and Nichol 2021, arXiv:2105.05233 (the last convolution of each block), and Peebles
+    and Xie 2023, arXiv:2212.09748, section 3.2 (AdaLN-Zero).
     """
+    layers = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm):
+        if isinstance(module, layers):
             module.reset_parameters()
+    for module in network.modules():
+        initialise_own = getattr(module, "initialise_own", None)
+        if initialise_own is not None:
+            initialise_own()
     for module in network.modules():
         if isinstance(module, StartsAtZero):
             for name in module.zero_at_start:
                 for parameter in module.get_submodule(name).parameters():
                     parameter.zero_()
-        own = getattr(module, "initialise_own", None)
-        if own is not None:
-            own()

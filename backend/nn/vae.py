@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backend.formats.configs import VAEConfig
 from backend.nn.attention import attend
-from backend.nn.layers import StartsAtZero, silu
+from backend.nn.layers import StartsAtZero, accumulate, silu
 
 
 def group_norm(config: VAEConfig, channels: int) -> nn.GroupNorm:
@@ -42,7 +42,7 @@ class ResnetBlock(StartsAtZero, nn.Module):
         h = self.conv1(silu(self.norm1(x)))
         h = self.conv2(silu(self.norm2(h)))
         shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
-        return h.add_(shortcut)
+        return accumulate(h, shortcut)
 
 
 class AttnBlock(StartsAtZero, nn.Module):
