@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from backend.checkpoints.convert import clip_to_open_clip
 from backend.errors import BadRequest, DiskFull
-from backend.formats.layout import OPEN_CLIP_PARTS, PREFIXES, Family, Part, is_nuisance
+from backend.formats.configs import Family, Part
+from backend.formats.layout import OPEN_CLIP_PARTS, PREFIXES, is_nuisance
 
 FORMAT_VERSION = "1"
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 Part = Literal["denoiser", "vae", "clip_l", "clip_g", "t5"]
+Family = Literal["sdxl", "sd3"]
+Prediction = Literal["eps", "v", "flow"]
 PARTS: tuple[Part, ...] = ("denoiser", "vae", "clip_l", "clip_g", "t5")
 
 
@@ -141,17 +143,20 @@ class CheckpointInfo:
     Attributes:
         name: the file's stem.
         size_multiple: picture sides are multiples of it, in pixels.
-        precision: "fp16", "bf16", "fp32", "fp8" or "mixed".
+        variant: as its makers call it: "SDXL base", "SD3.5 Medium" ...
+        precision: "fp16", "bf16", "fp32", "fp8", "fp8 scaled" or "mixed".
         prefixes: what stands before each part's keys in the file; a part that is missing has no entry.
         tokenizer_clip, tokenizer_t5: embedded `tokenizers` JSON; None means the vocabulary that Easel ships.
         notes: sentences for the person, such as what could not be told from the file.
+        zero_terminal_snr: the model was trained down to pure noise (marker key `ztsnr`).
+        refusal: one sentence why this version does not run the file; empty if it does.
     """
 
     path: Path
     name: str
-    family: Literal["sdxl", "sd3"]
+    family: Family
     variant: str
-    prediction: Literal["eps", "v", "flow"]
+    prediction: Prediction
     denoiser: UNetConfig | MMDiTConfig
     vae: VAEConfig | None
     clip_l: CLIPConfig | None
@@ -166,6 +171,8 @@ class CheckpointInfo:
     tokenizer_t5: str | None
     bytes_by_part: Mapping[Part, int]
     notes: tuple[str, ...] = ()
+    zero_terminal_snr: bool = False
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,3 +187,20 @@ class VaeInfo:
     prefix: str = ""
     file_bytes: int = 0
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OtherFile:
+    """A whole file that is no checkpoint and no VAE of a family that this version runs.
+
+    Attributes:
+        kind: what it looks like: "LoRA", "ControlNet", "SD1.5 checkpoint" ...
+        belongs_in: the folder under models/ where such files go; empty if there is none.
+        sentence: what to tell the person.
+    """
+
+    kind: str
+    belongs_in: str
+    sentence: str
+    path: Path
+    name: str

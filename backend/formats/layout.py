@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
-Part = Literal["denoiser", "vae", "clip_l", "clip_g", "t5"]
-Family = Literal["sdxl", "sd3"]
-
-PARTS: tuple[Part, ...] = ("denoiser", "vae", "clip_l", "clip_g", "t5")
+from backend.formats.configs import Family, Part
 
 DENOISER = "model.diffusion_model."
 VAE = "first_stage_model."
