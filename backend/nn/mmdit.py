@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.errors import BadRequest
@@ -45,6 +46,18 @@ def joint_attention(text: QKV, image: QKV) -> tuple[Tensor, Tensor]:
     return out[:, :, :tokens], out[:, :, tokens:]
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMS norm over the width of one head, in the precision of its input."""
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__(head_dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., head_dim) -> (..., head_dim)."""
+        # Under autocast the weight is wider than the input; torch's fused norm wants them equal.
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
 class SelfAttention(nn.Module):
     """The projections of one attention; the attention itself may be over tokens of two of these."""
 
@@ -53,8 +66,8 @@ class SelfAttention(nn.Module):
         self.heads = config.heads
         head_dim = config.hidden // config.heads
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
-        self.ln_q = nn.RMSNorm(head_dim, eps=1e-6) if config.qk_norm else nn.Identity()
-        self.ln_k = nn.RMSNorm(head_dim, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.ln_q = HeadNorm(head_dim) if config.qk_norm else nn.Identity()
+        self.ln_k = HeadNorm(head_dim) if config.qk_norm else nn.Identity()
         self.proj = None if pre_only else nn.Linear(config.hidden, config.hidden)
 
     def project(self, x: Tensor) -> QKV:
