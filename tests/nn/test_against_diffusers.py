@@ -1,0 +1,156 @@
+"""The networks give what diffusers' give with the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backend.formats.configs import MMDiTConfig, UNetConfig, VAEConfig
+from backend.nn.layers import sinusoid
+from tests import builders
+from tests.oracles.diffusers_names import mmdit_to_diffusers, unet_to_diffusers, vae_to_diffusers
+
+pytestmark = pytest.mark.oracle
+TOLERANCE = 2e-5  # relative to the largest output
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert ours.shape == theirs.shape
+    assert torch.isfinite(ours).all()
+    error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    assert error < TOLERANCE, error
+
+
+def diffusers_unet(config: UNetConfig):
+    from diffusers import UNet2DConditionModel
+
+    levels = len(config.channel_mult)
+    starts = [sum(config.res_blocks[:level]) for level in range(levels)]
+    depths = [config.depth_in[start] for start in starts]
+    widths = [config.model_channels * mult for mult in config.channel_mult]
+    if config.label_dim is not None:
+        extra = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 32,
+            "projection_class_embeddings_input_dim": config.label_dim,
+        }
+    else:
+        extra = {}
+    return UNet2DConditionModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        block_out_channels=widths,
+        layers_per_block=config.res_blocks[0],
+        down_block_types=["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        up_block_types=["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
+        transformer_layers_per_block=[depth or 1 for depth in depths],
+        # diffusers calls the number of heads "attention_head_dim" (its issue 2011)
+        attention_head_dim=[config.heads or max(1, width // 64) for width in widths],
+        cross_attention_dim=config.context_dim,
+        use_linear_projection=config.linear_projection,
+        norm_num_groups=config.norm_groups,
+        **extra,
+    ).eval()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 23)], ids=["even", "odd"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(builders.TINY_UNET, depth_in=(0, 1, 2), depth_mid=2, depth_out=(2, 2, 1, 1, 0, 0)),
+        builders.TINY_UNET_INPAINT,
+        builders.TINY_UNET_SD1,
+    ],
+    ids=["sdxl", "inpaint", "sd1"],
+)
+def test_unet_matches_diffusers(config: UNetConfig, size: tuple[int, int]):
+    unet = builders.tiny_unet(config)
+    theirs = diffusers_unet(config)
+    theirs.load_state_dict(unet_to_diffusers(unet.state_dict(), config))
+    generator = torch.Generator().manual_seed(1)
+    context = torch.randn(3, 77, config.context_dim, generator=generator)
+    pooled, added = None, None
+    if config.label_dim is not None:
+        text = torch.randn(3, 128, generator=generator)
+        sizes = torch.tensor([[512.0, 384, 0, 16, 512, 384]]).expand(3, 6)
+        pooled = torch.cat([text, sinusoid(sizes.flatten(), 32).reshape(3, -1)], dim=1)
+        added = {"text_embeds": text, "time_ids": sizes}
+    # One noise level a picture: nearly clean with a fraction, middle, pure noise.
+    timestep = torch.tensor([1.25, 431.0, 999.0])
+    x = torch.randn(3, config.in_channels, *size, generator=generator)
+    with torch.no_grad():
+        want = theirs(x, timestep, context, added_cond_kwargs=added).sample
+        close(unet(x, timestep, context, pooled), want)
+        close(unet(x, timestep, unet.prepare_context(context), pooled), want)
+    # The path of training differs (no operation in place): it must not differ in what it gives.
+    close(unet(x, timestep, context, pooled), want)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        builders.TINY_MMDIT,
+        replace(builders.TINY_MMDIT, qk_norm=True),
+        builders.TINY_MMDIT_X,
+        replace(builders.TINY_MMDIT_X, dual_blocks=3),
+    ],
+    ids=["sd3", "qk_norm", "dual", "all_dual"],
+)
+@pytest.mark.parametrize("size", [(16, 16), (22, 10)], ids=["square", "oblong"])
+def test_mmdit_matches_diffusers(config: MMDiTConfig, size: tuple[int, int]):
+    from diffusers import SD3Transformer2DModel
+
+    mmdit = builders.tiny_mmdit(config)
+    theirs = SD3Transformer2DModel(
+        sample_size=32,
+        patch_size=config.patch_size,
+        in_channels=config.in_channels,
+        num_layers=config.depth,
+        attention_head_dim=config.hidden // config.heads,
+        num_attention_heads=config.heads,
+        joint_attention_dim=config.context_dim,
+        caption_projection_dim=config.hidden,
+        pooled_projection_dim=config.pooled_dim,
+        out_channels=config.out_channels,
+        pos_embed_max_size=config.pos_embed_side,
+        dual_attention_layers=tuple(range(config.dual_blocks)),
+        qk_norm="rms_norm" if config.qk_norm else None,
+    ).eval()
+    theirs.load_state_dict(mmdit_to_diffusers(mmdit.state_dict()))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, config.in_channels, *size, generator=generator)
+    context = torch.randn(3, 40, config.context_dim, generator=generator)
+    pooled = torch.randn(3, config.pooled_dim, generator=generator)
+    timestep = torch.tensor([2.994, 431.0, 1000.0])
+    with torch.no_grad():
+        want = theirs(x, context, pooled, timestep).sample
+        close(mmdit(x, timestep, context, pooled), want)
+        close(mmdit(x, timestep, mmdit.prepare_context(context), pooled), want)
+
+
+@pytest.mark.parametrize("config", [builders.TINY_VAE, builders.TINY_VAE_16], ids=["4 channels", "16 channels"])
+def test_vae_matches_diffusers(config: VAEConfig):
+    from diffusers import AutoencoderKL
+
+    vae = builders.tiny_vae(config)
+    levels = len(config.channel_mult)
+    theirs = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=[config.channels * mult for mult in config.channel_mult],
+        layers_per_block=config.res_blocks,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        use_quant_conv=config.quant_conv,
+        use_post_quant_conv=config.quant_conv,
+    ).eval()
+    theirs.load_state_dict(vae_to_diffusers(vae.state_dict(), config))
+    image = torch.rand(2, 3, 72, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        want = theirs.encode(image).latent_dist
+        mean, logvar = vae.encode_moments(image)
+        close(mean, want.mean)
+        close(logvar, want.logvar)
+        close(vae.decode(mean), theirs.decode(want.mean).sample)
