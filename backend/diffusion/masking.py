@@ -1,0 +1,79 @@
+"""Masks in latent space: 1 = repaint, 0 = keep; what is kept is put back into every denoised latent."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from backend.diffusion.samplers.spec import Denoiser
+
+LatentContent = Literal["original", "latent noise", "latent nothing"]
+
+
+def latent_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The latent cells to repaint: those of which at least one pixel is masked by half or more.
+
+    A1111 takes the mean of each cell and rounds; strokes thinner than half a cell are lost there.
+
+    Args:
+        mask: (1 or B, 1, H, W) pixels in [0, 1].
+        size: (h, w) of the latent.
+    Returns:
+        (1 or B, 1, h, w), 0 or 1.
+    """
+    return F.adaptive_max_pool2d((mask >= 0.5).to(mask.dtype), size)
+
+
+def blur_mask(mask: Tensor, blur: float) -> Tensor:
+    """Soften a pixel mask (B, 1, H, W) by a Gaussian of ``blur`` pixels, cut off at 2.5 of them as in A1111."""
+    if blur <= 0:
+        return mask
+    radius = math.floor(2.5 * blur + 0.5)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = (-0.5 * (offsets / blur) ** 2).exp()
+    kernel = (kernel / kernel.sum()).to(mask.device, mask.dtype)
+    padded = F.pad(mask, (radius, radius, radius, radius), mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
+    return F.conv2d(rows, kernel.view(1, 1, -1, 1)).clamp(0, 1)
+
+
+def composite(repainted: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
+    """``repainted`` where the mask is 1, ``kept`` where it is 0 (there bit for bit), latents or images alike."""
+    return torch.where(mask == 0, kept, repainted * mask + kept * (1 - mask))
+
+
+def keep_unmasked(denoise: Denoiser, mask: Tensor, init_latent: Tensor) -> Denoiser:
+    """A denoiser that knows the kept part: its ``denoised`` is ``init_latent`` where the mask is 0.
+
+    The kept part of ``x`` then follows ``init_latent`` with noise of the current level at every step, as in A1111.
+
+    Args:
+        mask: latent mask, (1 or B, 1, h, w) or (1 or B, C, h, w).
+        init_latent: (B, C, h, w), denoiser units.
+    """
+
+    def masked(x: Tensor, sigma: Tensor) -> Tensor:
+        return composite(denoise(x, sigma), init_latent, mask)
+
+    return masked
+
+
+def fill_masked(init_latent: Tensor, mask: Tensor, content: LatentContent, noise: Tensor) -> Tensor:
+    """What lies under the mask before the start noise is added: the original, unit noise, or nothing (zeros).
+
+    Args:
+        init_latent, noise: (B, C, h, w); ``noise`` is drawn apart from the start noise.
+        mask: latent mask, 1 = repaint.
+    """
+    match content:
+        case "original":
+            return init_latent
+        case "latent noise":
+            return composite(noise, init_latent, mask)
+        case "latent nothing":
+            return composite(torch.zeros_like(init_latent), init_latent, mask)
