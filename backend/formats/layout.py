@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 from backend.formats.configs import Family, Part
+from backend.formats.reader import TensorInfo
 
 DENOISER = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -33,11 +34,14 @@ PREFIXES: Mapping[Family, Mapping[Part, str]] = {
     },
 }
 
+#: Other prefixes that files in circulation have; the empty one stands for files that hold the denoiser alone.
+OTHER_PREFIXES: Mapping[Part, tuple[str, ...]] = {"denoiser": ("diffusion_model.", ""), "vae": ("vae.",)}
+
 #: Parts whose published naming is open_clip's (fused q, k, v; a bare projection matrix).
 OPEN_CLIP_PARTS: frozenset[tuple[Family, Part]] = frozenset({("sdxl", "clip_g")})
 
 #: Keys that trainers leave in files and that no network reads. Matched against the whole key.
-NUISANCE = re.compile(
+_NUISANCE = re.compile(
     r"""
       (?:.*\.)?(?:position_ids|logit_scale)
     | (?:betas|alphas_cumprod.*|sqrt_.*|posterior_.*|log_one_minus_.*|lvlb_weights|logvar)
@@ -53,4 +57,12 @@ NUISANCE = re.compile(
 
 def is_nuisance(key: str) -> bool:
     """Whether a key of a file says nothing to any network."""
-    return NUISANCE.fullmatch(key) is not None
+    return _NUISANCE.fullmatch(key) is not None
+
+
+def part_tensors(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
+    """The tensors under a prefix, without it; under the empty prefix those that lie under no other part's."""
+    if prefix:
+        return {key[len(prefix) :]: info for key, info in tensors.items() if key.startswith(prefix)}
+    others = tuple(p for parts in PREFIXES.values() for p in parts.values())
+    return {key: info for key, info in tensors.items() if not key.startswith(others) and not is_nuisance(key)}
