@@ -1,0 +1,196 @@
+"""From what a user left open to what will be run: empty fields filled, seeds drawn, names checked, sizes rounded.
+
+Nothing changes in silence: what differs from the words of the request comes back as a note. A resolved request
+resolves to itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from random import Random
+from typing import TypeVar
+
+from backend.errors import BadRequest, ModelUnsupported
+from backend.formats.configs import CheckpointInfo, MMDiTConfig, VaeInfo
+from backend.records.registry import Registry, registered_name
+from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest
+
+MIN_SIDE = 64
+MAX_DRAWN_SEED = 2**32 - 1  # as A1111 draws them
+CLIP_SKIP = 2  # both families take the penultimate layer
+INIT_SIDE = 2048  # an init image's own size is taken up to here ...
+INIT_AREA = 4  # ... and up to so many times the area that the checkpoint was made for
+_SUFFIXES = frozenset({".safetensors", ".sft"})
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request without open fields, and what the user should know of how they were closed."""
+
+    request: GenerationRequest
+    notes: tuple[str, ...]
+
+
+def resolve(
+    request: GenerationRequest,
+    info: CheckpointInfo,
+    registry: Registry,
+    *,
+    rng: Random,
+    init_size: tuple[int, int] | None = None,
+    vae: VaeInfo | None = None,
+) -> Resolved:
+    """Close every open field of ``request`` for the checkpoint that it names.
+
+    Args:
+        info, vae: what ``Catalog.checkpoint`` and ``Catalog.vae`` give for its names.
+        init_size: width and height of the init image, if it has one.
+        rng: draws the seeds that are -1.
+    Raises:
+        BadRequest: an unknown sampler or schedule, a size or seeds beyond what can be made.
+        ModelUnsupported: the VAE does not fit the checkpoint.
+    """
+    notes: list[str] = []
+    _check_vae(request, info, vae)
+    width, height = _size(request, info, init_size, notes)
+    seeds = _seeds(request, rng)
+    ready = replace(
+        request,
+        checkpoint=_bare(request.checkpoint) or info.name,
+        vae=_bare(request.vae),
+        width=width,
+        height=height,
+        steps=_or(request.steps, info.defaults.steps),
+        cfg_scale=_or(request.cfg_scale, info.defaults.cfg_scale),
+        sampler=registered_name(registry, "samplers", _or(request.sampler, info.defaults.sampler)),
+        schedule=registered_name(registry, "schedules", _or(request.schedule, info.defaults.schedule)),
+        shift=_shift(request, info, notes),
+        clip_skip=_or(request.clip_skip, CLIP_SKIP),
+        seed=seeds[0],
+        variation_seed=seeds[1],
+        use_t5=_use_t5(request, info, notes),
+    )
+    notes += _without_effect(ready, info)
+    return Resolved(ready, tuple(notes))
+
+
+def round_side(pixels: float, multiple: int) -> int:
+    """The multiple nearest to ``pixels`` (halves up) that a request can have."""
+    least = math.ceil(MIN_SIDE / multiple) * multiple
+    most = MAX_SIDE // multiple * multiple
+    return min(max(math.floor(pixels / multiple + 0.5) * multiple, least), most)
+
+
+def max_side(info: CheckpointInfo) -> int:
+    """The longest side that the checkpoint's position table allows, in pixels."""
+    if not isinstance(info.denoiser, MMDiTConfig):
+        return MAX_SIDE
+    pixels_per_patch = info.size_multiple  # 8 x 8 pixels a latent, 2 x 2 latents a patch
+    return min(MAX_SIDE, info.denoiser.pos_embed_side * pixels_per_patch)
+
+
+def _size(
+    request: GenerationRequest, info: CheckpointInfo, init_size: tuple[int, int] | None, notes: list[str]
+) -> tuple[int, int]:
+    wanted_width, wanted_height = _wanted_size(request, info, init_size)
+    width, height = round_side(wanted_width, info.size_multiple), round_side(wanted_height, info.size_multiple)
+    given = request.width is not None and request.height is not None
+    if given or init_size is None:
+        for word, wanted, got in [("Width", wanted_width, width), ("Height", wanted_height, height)]:
+            if wanted != got:
+                notes.append(
+                    f"{word} {wanted:g} was rounded to {got}: {info.variant} takes multiples of {info.size_multiple}."
+                )
+    elif (width, height) != init_size:
+        notes.append(f"The init image has {init_size[0]} x {init_size[1]} pixels; the result has {width} x {height}.")
+    limit = max_side(info)
+    for field, side in [("width", width), ("height", height)]:
+        if side > limit:
+            raise BadRequest(
+                f"{field.capitalize()} {side} is more than {info.name} can place.",
+                f"Accepted: {MIN_SIDE} to {limit}.",
+                field=field,
+            )
+    return width, height
+
+
+def _wanted_size(
+    request: GenerationRequest, info: CheckpointInfo, init_size: tuple[int, int] | None
+) -> tuple[float, float]:
+    defaults = info.defaults
+    if init_size is None:
+        return _or(request.width, defaults.width), _or(request.height, defaults.height)
+    width, height = init_size
+    if request.width is not None:
+        return request.width, _or(request.height, request.width * height / width)
+    if request.height is not None:
+        return request.height * width / height, request.height
+    area = INIT_AREA * defaults.width * defaults.height
+    scale = min(1.0, INIT_SIDE / max(width, height), math.sqrt(area / (width * height)))
+    return width * scale, height * scale
+
+
+def _seeds(request: GenerationRequest, rng: Random) -> tuple[int, int]:
+    pictures = request.batch_size * request.batch_count
+    seed = rng.randint(0, MAX_DRAWN_SEED) if request.seed == -1 else request.seed
+    variation = request.variation_seed
+    if variation == -1 and request.variation_strength > 0:
+        variation = rng.randint(0, MAX_DRAWN_SEED)
+    for field, first in [("seed", seed), ("variation_seed", variation)]:
+        if first + pictures - 1 > MAX_SEED:
+            raise BadRequest(
+                f"{field} {first} is too high for {pictures} pictures: each takes the next one.",
+                f"Accepted: up to {MAX_SEED - pictures + 1}.",
+                field=field,
+            )
+    return seed, variation
+
+
+def _shift(request: GenerationRequest, info: CheckpointInfo, notes: list[str]) -> float | None:
+    if info.prediction == "flow":
+        return _or(request.shift, info.defaults.shift)
+    if request.shift is not None:
+        notes.append(f"Shift has no effect on {info.name}: it is not a flow model.")
+    return None
+
+
+def _use_t5(request: GenerationRequest, info: CheckpointInfo, notes: list[str]) -> bool:
+    if info.family == "sd3" and info.t5 is None and request.use_t5:
+        notes.append(f"{info.name} has no T5 in it: its two CLIP encoders read the prompt alone.")
+        return False
+    return request.use_t5
+
+
+def _without_effect(request: GenerationRequest, info: CheckpointInfo) -> Sequence[str]:
+    notes: list[str] = []
+    if request.prompt_t5 and (info.t5 is None or not request.use_t5):
+        notes.append("The prompt for T5 has no effect: T5 is not used.")
+    sizes = (request.original_width, request.original_height, request.target_width, request.target_height)
+    if info.family != "sdxl" and (any(side is not None for side in sizes) or request.crop_left or request.crop_top):
+        notes.append(f"Size conditioning (original, crop, target) has no effect on {info.variant}.")
+    return notes
+
+
+def _check_vae(request: GenerationRequest, info: CheckpointInfo, vae: VaeInfo | None) -> None:
+    if vae is not None and vae.config.latent_channels != info.latent.channels:
+        raise ModelUnsupported(
+            f"VAE {vae.name} has {vae.config.latent_channels} latent channels; {info.name} needs "
+            f"{info.latent.channels}.",
+            "Choose a VAE of the same family, or none.",
+            field="vae",
+        )
+    if not request.vae and info.vae is None:
+        raise BadRequest(f"{info.name} has no VAE in it.", "Choose one from models/vae.", field="vae")
+
+
+def _bare(name: str) -> str:
+    """A model name without the suffix that people copy along."""
+    return name[: -len(PurePath(name).suffix)] if PurePath(name).suffix.lower() in _SUFFIXES else name
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
