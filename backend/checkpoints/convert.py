@@ -51,15 +51,17 @@ def clip_from_open_clip(state: Mapping[str, Tensor]) -> StateDict:
     """A text tower from open_clip naming to the Hugging Face layout, as views of the same memory.
 
     ``in_proj_weight`` (3 W, W) becomes q, k, v by rows; the bare ``text_projection`` P (W, P), used as ``x @ P``,
-    becomes a Linear weight (P, W), that is its transpose. Keys without a counterpart keep their name.
+    becomes a Linear weight (P, W), that is its transpose. Keys without a counterpart, and tensors whose shape allows
+    no split, keep their name, so that the loader names them.
     """
     out: StateDict = {}
     for key, tensor in state.items():
-        if fused := _FUSED.fullmatch(key):
+        fused = _FUSED.fullmatch(key)
+        if fused and tensor.ndim and tensor.shape[0] % 3 == 0:
             layer, kind = fused.groups()
             for name, third in zip("qkv", tensor.chunk(3), strict=True):
                 out[f"text_model.encoder.layers.{layer}.self_attn.{name}_proj.{kind}"] = third
-        elif key == "text_projection":
+        elif key == "text_projection" and tensor.ndim == 2:
             out["text_projection.weight"] = tensor.T
         else:
             out[_renamed(key, _OPEN_CLIP_RENAMES)] = tensor

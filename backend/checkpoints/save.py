@@ -13,10 +13,58 @@ from torch import Tensor, nn
 
 from backend.checkpoints.convert import clip_to_open_clip
 from backend.errors import BadRequest, DiskFull
-from backend.formats.configs import Family, Part
+from backend.formats.configs import (
+    CLIPConfig,
+    Defaults,
+    Family,
+    LatentConstants,
+    MMDiTConfig,
+    Part,
+    T5Config,
+    UNetConfig,
+    VAEConfig,
+)
+from backend.formats.easel_metadata import FORMAT_VERSION, written
 from backend.formats.layout import OPEN_CLIP_PARTS, PREFIXES, is_nuisance
 
-FORMAT_VERSION = "1"
+
+def easel_metadata(
+    *,
+    denoiser: UNetConfig | MMDiTConfig,
+    vae: VAEConfig,
+    latent: LatentConstants,
+    clip_l: CLIPConfig,
+    clip_g: CLIPConfig,
+    t5: T5Config | None = None,
+    defaults: Defaults,
+    tokenizer_clip: str | None = None,
+    tokenizer_t5: str | None = None,
+    license: str = "",
+) -> dict[str, str]:
+    """The ``easel.*`` header fields of a checkpoint: all that its shapes cannot tell, as ``detect`` reads it back.
+
+    Args:
+        tokenizer_clip, tokenizer_t5: JSON of ``tokenizers.Tokenizer``; ``None``: the published vocabulary.
+    """
+    is_unet = isinstance(denoiser, UNetConfig)
+    configs: dict[str, object] = {
+        "easel.unet" if is_unet else "easel.mmdit": denoiser,
+        "easel.vae": vae,
+        "easel.latent": latent,
+        "easel.clip_l": clip_l,
+        "easel.clip_g": clip_g,
+        "easel.defaults": defaults,
+    }
+    if t5 is not None:
+        configs["easel.t5"] = t5
+    texts = {
+        "easel.tokenizer_clip": tokenizer_clip,
+        "easel.tokenizer_t5": tokenizer_t5,
+        "easel.license": license or None,
+    }
+    return {field: written(field, config) for field, config in configs.items()} | {
+        field: text for field, text in texts.items() if text is not None
+    }
 
 
 def write_checkpoint(
@@ -50,7 +98,7 @@ def write_checkpoint(
         for key, tensor in _published(family, part, state).items():
             tensors[PREFIXES[family][part] + key] = _plain(tensor, dtype)
     tensors |= {name: torch.zeros(0) for name in markers}
-    write_tensors(path, tensors, {"easel.format": FORMAT_VERSION, **metadata})
+    write_tensors(path, tensors, {"easel.format": str(FORMAT_VERSION), **metadata})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
