@@ -1,0 +1,301 @@
+"""From a parsed prompt to token ids and weights: CLIP's chunks of 75, T5's one sequence, and the page's counters.
+
+Needs `tokenizers` alone (no torch, no transformers), so that the web process counts with the very code that encodes.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.resources import files
+from typing import Literal, NamedTuple
+
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+
+from backend.formats.configs import CheckpointInfo, CLIPConfig, T5Config
+from backend.text.prompt import ParsedPrompt, Piece, clean_text, parse_prompt
+
+MAX_CHUNKS = 40  # 3,000 tokens a prompt; each chunk lengthens what every attention layer reads
+COMMA_REACH = 20  # tokens after the last comma that may move to the next chunk together, A1111's default
+T5_PAD = 0
+T5_EOS = 1
+
+Encoder = Literal["clip", "clip_l", "clip_g", "t5"]
+
+
+class Token(NamedTuple):
+    """A token of the prompt, its weight, and where its text begins (piece number in reading order, character)."""
+
+    id: int
+    weight: float
+    piece: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one forward of CLIP reads: ``positions`` ids and as many weights (1 on the marks and the padding)."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class T5Sequence:
+    """What T5 reads: ids, weights, and the text that found no place ("" if all did)."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    cut: str = ""
+
+
+class ClipTokenizer:
+    """Byte-pair encoding and chunks as a CLIP encoder expects them.
+
+    Args:
+        config: gives the ids of the begin, end and padding tokens and the length of a chunk.
+        tokenizer_json: a checkpoint's own `tokenizers` JSON; None is the vocabulary of CLIP that Easel ships.
+    """
+
+    def __init__(self, config: CLIPConfig, tokenizer_json: str | None = None) -> None:
+        self.config = config
+        self._tokenizer = _shipped_clip() if tokenizer_json is None else _embedded(tokenizer_json)
+        self.capacity = config.positions - 2  # the begin and end tokens take two
+
+    def ids(self, text: str) -> list[int]:
+        """The text's ids without begin and end tokens; such tokens written out in the text are plain text."""
+        return self._tokenizer.encode(clean_text(text), add_special_tokens=False).ids
+
+    def chunks(self, prompt: ParsedPrompt) -> tuple[Chunk, ...]:
+        """At least one whole chunk: begin token, up to 75 tokens, end token, padding.
+
+        A chunk that is full ends after its last comma if that lies within 20 tokens; BREAK ends one at once. At most
+        ``MAX_CHUNKS``; ``cut`` tells what found no place.
+        """
+        return tuple(self._framed(tokens) for tokens in self._split(prompt)[:MAX_CHUNKS])
+
+    def cut(self, prompt: ParsedPrompt) -> str:
+        """The text that ``chunks`` leaves out, "" for nothing."""
+        split = self._split(prompt)
+        left = [token for tokens in split[MAX_CHUNKS:] for token in tokens]
+        return _text_from(prompt, left[0]) if left else ""
+
+    def count(self, prompt: ParsedPrompt) -> tuple[int, int]:
+        """(tokens used, tokens that the chunks hold); space left empty by BREAK or a comma counts as used."""
+        split = self._split(prompt)
+        return (len(split) - 1) * self.capacity + len(split[-1]), len(split) * self.capacity
+
+    @cached_property
+    def _comma(self) -> int | None:
+        ids = self.ids(",")
+        return ids[0] if len(ids) == 1 else None
+
+    def _split(self, prompt: ParsedPrompt) -> list[list[Token]]:
+        chunks: list[list[Token]] = []
+        for tokens in _tokens(self._tokenizer, prompt):
+            chunks.extend(self._filled(tokens))
+        return chunks
+
+    def _filled(self, tokens: list[Token]) -> Iterator[list[Token]]:
+        """Cut the tokens between two BREAKs into chunks; nothing gives one empty chunk."""
+        start = 0
+        while len(tokens) - start > self.capacity:
+            end = start + self.capacity
+            if tokens[end].id != self._comma:  # a comma that opens the next chunk reads no worse there
+                for place in range(end - 1, max(end - 1 - COMMA_REACH, start), -1):
+                    if tokens[place].id == self._comma:
+                        end = place + 1
+                        break
+            yield tokens[start:end]
+            start = end
+        yield tokens[start:]
+
+    def _framed(self, tokens: list[Token]) -> Chunk:
+        config = self.config
+        padding = self.capacity - len(tokens)
+        ids = (config.bos, *(token.id for token in tokens), config.eos, *(config.pad,) * padding)
+        return Chunk(ids, (1.0, *(token.weight for token in tokens), *(1.0,) * (padding + 1)))
+
+
+class T5Tokenizer:
+    """Unigram pieces in one sequence, end token last, padded to the configured least length.
+
+    Args:
+        config: gives the least and greatest length.
+        tokenizer_json: as for ``ClipTokenizer``; its padding id is 0 and its end id 1, as T5's are.
+    """
+
+    def __init__(self, config: T5Config, tokenizer_json: str | None = None) -> None:
+        self.config = config
+        self._tokenizer = _shipped_t5() if tokenizer_json is None else _embedded(tokenizer_json)
+        self.capacity = config.max_length - 1  # the end token takes one
+
+    def ids(self, text: str) -> list[int]:
+        """The text's ids without the end token."""
+        return self._tokenizer.encode(clean_text(text), add_special_tokens=False).ids
+
+    def sequence(self, prompt: ParsedPrompt, *, weighted: bool = False) -> T5Sequence:
+        """What T5 reads: grows from ``min_length`` to ``max_length``; the rest is cut and named.
+
+        Args:
+            weighted: split at changes of weight, so that each token has one; otherwise the plain text as a whole,
+                which is how T5 was trained.
+        """
+        if not weighted:
+            prompt = ParsedPrompt(((Piece(prompt.text, 1.0),),))
+        tokens = [token for chunk in _tokens(self._tokenizer, prompt) for token in chunk]
+        kept = tokens[: self.capacity]
+        padding = max(self.config.min_length - len(kept) - 1, 0)
+        ids = (*(token.id for token in kept), T5_EOS, *(T5_PAD,) * padding)
+        weights = (*(token.weight for token in kept), *(1.0,) * (padding + 1))
+        return T5Sequence(ids, weights, _text_from(prompt, tokens[len(kept)]) if len(tokens) > len(kept) else "")
+
+    def count(self, prompt: ParsedPrompt) -> tuple[int, int]:
+        """(tokens used, tokens that T5 reads at most)."""
+        return len(self.ids(prompt.text)), self.capacity
+
+
+@lru_cache(maxsize=16)
+def _clip(config: CLIPConfig, tokenizer_json: str | None) -> ClipTokenizer:
+    return ClipTokenizer(config, tokenizer_json)
+
+
+@lru_cache(maxsize=8)
+def _t5(config: T5Config, tokenizer_json: str | None) -> T5Tokenizer:
+    return T5Tokenizer(config, tokenizer_json)
+
+
+def clip_tokenizer(info: CheckpointInfo, which: Literal["clip_l", "clip_g"]) -> ClipTokenizer | None:
+    """The tokenizer of one of a checkpoint's CLIP encoders, kept for the next call; None without that encoder."""
+    config = info.clip_l if which == "clip_l" else info.clip_g
+    return _clip(config, info.tokenizer_clip) if config else None
+
+
+def t5_tokenizer(info: CheckpointInfo) -> T5Tokenizer | None:
+    """The tokenizer of a checkpoint's T5, kept for the next call; None without a T5."""
+    return _t5(info.t5, info.tokenizer_t5) if info.t5 else None
+
+
+def count_tokens(info: CheckpointInfo, prompt: str, encoder: Encoder = "clip", *, steps: int = 20) -> tuple[int, int]:
+    """The page's counter: (tokens used, capacity) of the longest prompt that any step needs.
+
+    Args:
+        encoder: "clip" is whichever CLIP the checkpoint has; both share a vocabulary. T5's capacity is its greatest
+            length, CLIP's a multiple of 75 that grows.
+    Returns:
+        (0, 0) for an encoder that the checkpoint lacks.
+    """
+    if encoder == "t5":
+        tokenizer = t5_tokenizer(info)
+    elif encoder == "clip":
+        tokenizer = clip_tokenizer(info, "clip_l") or clip_tokenizer(info, "clip_g")
+    else:
+        tokenizer = clip_tokenizer(info, encoder)
+    return max(tokenizer.count(one) for one in parse_prompt(prompt, steps).prompts) if tokenizer else (0, 0)
+
+
+def length_notes(info: CheckpointInfo, prompt: ParsedPrompt, encoder: Encoder = "clip") -> tuple[str, ...]:
+    """Sentences on what of a prompt an encoder does not read, because it is too long."""
+    if encoder == "t5":
+        t5 = t5_tokenizer(info)
+        cut, name = (t5.sequence(prompt).cut if t5 else ""), "T5"
+        limit = t5.capacity if t5 else 0
+    else:
+        clip = clip_tokenizer(info, "clip_g" if encoder == "clip_g" or info.clip_l is None else "clip_l")
+        cut, name = (clip.cut(prompt) if clip else ""), "CLIP"
+        limit = clip.capacity * MAX_CHUNKS if clip else 0
+    if not cut:
+        return ()
+    cut = " ".join(cut.split())
+    shown = cut if len(cut) <= 60 else cut[:57] + "..."
+    return (f"{name} reads the first {limit:,} tokens of the prompt; it does not see the end, from {shown!r} on.",)
+
+
+def clip_style_tokenizer(model: BPE) -> Tokenizer:
+    """A tokenizer that cleans and cuts text into words as CLIP does, around a byte-pair model (also a fresh one).
+
+    Source: openai/CLIP, clip/simple_tokenizer.py; like Hugging Face's, without ftfy and HTML entities.
+    """
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+@lru_cache(maxsize=1)
+def _shipped_clip() -> Tokenizer:
+    """CLIP's vocabulary rebuilt from its merges: 256 bytes, the same as word ends, the merges, two marks."""
+    merges = [tuple(line.split(" ")) for line in _shipped("clip_merges.txt.gz").splitlines()]
+    byte_signs = _byte_signs()
+    tokens = [*byte_signs, *(sign + "</w>" for sign in byte_signs), *(left + right for left, right in merges)]
+    vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    return clip_style_tokenizer(
+        BPE(
+            vocab=vocabulary,
+            merges=merges,
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            unk_token="<|endoftext|>",  # noqa: S106  # no secret
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _shipped_t5() -> Tokenizer:
+    return _embedded(_shipped("t5_tokenizer.json.gz"))
+
+
+def _embedded(tokenizer_json: str) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True  # marks that a person types are text
+    return tokenizer
+
+
+def _shipped(name: str) -> str:
+    return gzip.decompress((files("backend.text") / "vocabulary" / name).read_bytes()).decode("utf-8")
+
+
+def _byte_signs() -> list[str]:
+    """The printable sign that stands for each byte, in the order of CLIP's vocabulary.
+
+    Source: openai/CLIP, clip/simple_tokenizer.py, bytes_to_unicode: printable Latin-1 bytes are themselves, the others
+    follow as code points from 256 on.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = len([byte for byte in range(256) if byte not in printable])
+    return [chr(code) for code in [*printable, *range(256, 256 + others)]]
+
+
+def _tokens(tokenizer: Tokenizer, prompt: ParsedPrompt) -> list[list[Token]]:
+    """The tokens of each chunk that BREAK made, every piece by itself."""
+    chunks: list[list[Token]] = []
+    number = 0
+    for chunk in prompt.chunks:
+        tokens: list[Token] = []
+        for text, weight in chunk:
+            encoding = tokenizer.encode(clean_text(text), add_special_tokens=False)
+            starts = (start for start, _ in encoding.offsets)
+            tokens.extend(Token(id_, weight, number, start) for id_, start in zip(encoding.ids, starts))
+            number += 1
+        chunks.append(tokens)
+    return chunks
+
+
+def _text_from(prompt: ParsedPrompt, token: Token) -> str:
+    """The prompt's text from a token on, weights left out."""
+    texts = [piece.text for chunk in prompt.chunks for piece in chunk]
+    return clean_text(texts[token.piece])[token.start :] + "".join(texts[token.piece + 1 :])
