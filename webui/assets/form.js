@@ -1,0 +1,132 @@
+// The form as the browser remembers it, what happens just before Generate's handler runs, and the chosen checkpoint.
+(function (easel) {
+  "use strict";
+
+  const TABS = ["txt2img", "img2img", "inpaint"];
+  const PER_CHECKPOINT = ["width", "height", "steps", "cfg_scale", "sampler", "schedule", "shift"];
+  const DOUBLE_CLICK = 600; // ms
+  const form = { shared: {}, tabs: {} };
+  const lastClick = {};
+  let ready = false, models = [], chosen = "";
+  easel.form = form;
+
+  // Called by gradio with every component's value whenever one of them changes.
+  easel.remember = (place, names, values) => {
+    const kept = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    if (place === "shared") form.shared = kept;
+    else form.tabs[place] = kept;
+    if (ready) easel.store.write("form", form);
+    if (place === "shared") showFamily();
+    easel.emit("form", place);
+  };
+
+  easel.restoreForm = () => easel.send("restore", easel.store.read("form", {}));
+  easel.restored = (shared) => {
+    [form.shared.checkpoint, form.shared.vae] = shared;
+    chosen = form.shared.checkpoint;
+    ready = true;
+    showFamily();
+    easel.emit("form", "shared");
+  };
+
+  // -- the checkpoint: its family decides which controls show; its last used values come back with it
+
+  easel.modelsChanged = async () => {
+    try {
+      const answer = await easel.api("models");
+      models = Array.isArray(answer) ? answer : answer.models;
+    } catch (error) {
+      if (!error.away) easel.toast(error.message, "error");
+    }
+    showFamily();
+    easel.emit("models", models);
+  };
+  easel.family = () => {
+    const model = models.find((entry) => entry.name === form.shared.checkpoint);
+    return (model && model.family) || "";
+  };
+  function showFamily() {
+    const family = easel.family();
+    if (document.body && document.body.dataset.family !== family) {
+      document.body.dataset.family = family;
+      easel.emit("form", "family");
+    }
+  }
+
+  function rememberForCheckpoint(name, tab) {
+    const values = form.tabs[tab];
+    if (!name || !values) return;
+    const kept = easel.store.read("checkpoints", {});
+    kept[name] = Object.fromEntries(PER_CHECKPOINT.filter((field) => field in values).map((field) => [field, values[field]]));
+    easel.store.write("checkpoints", kept);
+  }
+
+  easel.checkpointChosen = (name, useMemory) => {
+    const remembered = useMemory ? easel.store.read("checkpoints", {})[name] : undefined;
+    if (useMemory && name === chosen) return;
+    chosen = name;
+    easel.send("wanted", { checkpoint: name, remembered: remembered || {} });
+  };
+
+  // -- Generate
+
+  function clickKey(tab) {
+    const now = performance.now(), last = lastClick[tab];
+    const key = last && now - last.at < DOUBLE_CLICK ? last.key : easel.randomKey();
+    lastClick[tab] = { at: now, key };
+    return key;
+  }
+
+  // Fills in what only the browser knows; throwing keeps the handler from running.
+  easel.beforeSubmit = async (tab, names, values) => {
+    const filled = { init_image: "", mask: "", key: clickKey(tab) };
+    const box = easel.pictures && easel.pictures[tab];
+    if (box) {
+      try {
+        Object.assign(filled, await box.handOver());
+      } catch (error) {
+        easel.toast(error.message, "error");
+        throw error;
+      }
+    }
+    const at = names.indexOf("checkpoint");
+    rememberForCheckpoint(values[at], tab);
+    document.body.classList.add("submitted");
+    return values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
+  };
+
+  // -- parameters into a tab
+
+  const SENT = [
+    "prompt", "negative_prompt", "prompt_clip_l", "prompt_clip_g", "prompt_t5", "use_t5", "emphasis", "clip_skip",
+    "width", "height", "steps", "sampler", "schedule", "shift", "cfg_scale", "cfg_rescale", "guidance_start",
+    "guidance_end", "seed", "variation_seed", "variation_strength",
+  ];
+  // A picture of the gallery goes to another tab together with what it was made from.
+  easel.sendPicture = async (tab, image, request) => {
+    const values = Object.fromEntries(SENT.filter((name) => request && name in request).map((name) => [name, request[name]]));
+    values.seed = image.seed;
+    values.width = image.width;
+    values.height = image.height;
+    easel.send("apply", { tab, values });
+    easel.showTab(tab);
+    try {
+      await easel.pictureBox(tab).then((box) => box.takeUrl(image.url, `seed-${image.seed}.png`));
+    } catch (error) {
+      easel.toast(error.message, "error");
+    }
+  };
+
+  // The picture box of a tab is built when the tab is first shown.
+  easel.pictures = {};
+  easel.pictureBox = async (tab) => {
+    for (let tries = 0; tries < 100; tries += 1) {
+      if (easel.pictures[tab]) return easel.pictures[tab];
+      await new Promise((done) => setTimeout(done, 50));
+    }
+    throw new Error(`The ${tab} tab did not open.`);
+  };
+
+  document.addEventListener("DOMContentLoaded", easel.modelsChanged);
+  easel.tabs = TABS;
+})(window.easel);

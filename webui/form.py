@@ -1,0 +1,94 @@
+"""One field of the request becomes one component: label, bounds, step and help stand at the field, nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from backend.errors import BadRequest
+from backend.request import parse_request, request_schema
+
+Choices = Sequence[tuple[str, Any]]
+
+# What the schema cannot say: which fields are typed rather than slid, which offer all choices at a glance.
+TYPED = frozenset(
+    {"seed", "variation_seed", "clip_skip", "original_width", "original_height", "crop_left", "crop_top"}
+    | {"target_width", "target_height"}
+)
+RADIOS = frozenset({"resize_mode", "masked_content", "inpaint_area"})
+AUTOMATIC = frozenset({"clip_skip", "original_width", "original_height", "target_width", "target_height"})
+
+
+def field_schema(field: str) -> dict[str, Any]:
+    """The field's JSON Schema with the ``null`` alternative folded away into ``nullable``."""
+    schema = request_schema()["properties"][field]
+    options = schema.get("anyOf", [schema])
+    node = next(option for option in options if option.get("type") != "null")
+    return {**schema, **node, "nullable": any(option.get("type") == "null" for option in options)}
+
+
+def component(
+    field: str, *, tab: str = "", value: Any = None, choices: Choices | None = None, **options: Any
+) -> Component:
+    """The component that edits ``field``.
+
+    Args:
+        tab: prefix of the element's id, as A1111 names them: ``txt2img_steps``.
+        value: what it shows at first; the request's own default otherwise.
+        choices: (label, value) pairs for names that the request leaves open (checkpoints, samplers).
+        options: passed on to the component (``lines``, ``elem_classes``, ``elem_id`` ...).
+    """
+    schema = field_schema(field)
+    value = schema.get("default") if value is None else value
+    options = {"label": schema["title"], "elem_id": f"{tab}_{field}" if tab else field, **options}
+    if choices is not None:
+        return gr.Dropdown(list(choices), value=value, allow_custom_value=True, **options)
+    if "enum" in schema:
+        kind = gr.Radio if field in RADIOS else gr.Dropdown
+        return kind([(str(name).capitalize(), name) for name in schema["enum"]], value=value, **options)
+    if schema["type"] == "boolean":
+        return gr.Checkbox(bool(value), **options)
+    if schema["type"] == "string":
+        return gr.Textbox(value or "", **options)
+    low, high, step = schema["minimum"], schema["maximum"], schema.get("step", 1)
+    if field in TYPED:
+        precision = 0 if schema["type"] == "integer" else None
+        hint = "auto" if field in AUTOMATIC else None
+        return gr.Number(value, minimum=low, maximum=high, precision=precision, placeholder=hint, **options)
+    return gr.Slider(low, high, value=low if value is None else value, step=step, buttons=["reset"], **options)
+
+
+def help_texts() -> dict[str, str]:
+    """Field -> the request's own sentence on it; the page shows it when the pointer rests on the control."""
+    return {k: v["description"] for k, v in request_schema()["properties"].items() if "description" in v}
+
+
+def to_request(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What components hold, as request fields: an emptied box means the default, 20.0 in a whole-number field is 20."""
+    fields: dict[str, Any] = {}
+    for field, value in values.items():
+        schema = field_schema(field)
+        if value is None or (value == "" and schema["nullable"]):
+            continue
+        if schema["type"] == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        fields[field] = value
+    return fields
+
+
+def to_components(fields: Mapping[str, Any], components: Mapping[str, Component]) -> dict[Component, Any]:
+    """The updates that show ``fields``; values that the request would refuse, and unknown fields, are left out."""
+    shown: dict[Component, Any] = {}
+    for field, value in to_request({k: v for k, v in fields.items() if k in components}).items():
+        try:
+            parse_request({field: value})
+        except BadRequest:
+            continue
+        shown[components[field]] = value
+    emptied = {k for k, v in fields.items() if v is None and k in components and field_schema(k)["nullable"]}
+    for field in emptied & (TYPED | {"prompt_clip_l", "prompt_clip_g", "prompt_t5"}):
+        shown[components[field]] = None if field in TYPED else ""
+    return shown

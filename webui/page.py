@@ -1,0 +1,131 @@
+"""The page: quick bar, tabs, and the wiring between them; also what gradio is told when the page is mounted.
+
+Generation never lives in a gradio event: Generate checks the form, hands the request over and returns at once. What
+becomes of it is observed by our own script (assets/), which polls /api/v1/state.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.components import Component
+
+from backend.errors import BadRequest, UserError
+from backend.request import parse_request
+from webui.form import help_texts, to_request
+from webui.parts import choices
+from webui.parts.bridge import Bridge
+from webui.parts.look import head, theme
+from webui.parts.quick_bar import QuickBar, quick_bar
+from webui.tabs import img2img, inpaint, models, png_info, txt2img
+from webui.tabs.generation import GenerationTab
+
+if TYPE_CHECKING:
+    from webui.studio import Studio
+
+# Filled by our script when Generate is pressed: sha256 of picture and mask, and a key that makes a double click one job.
+HIDDEN = ("init_image", "mask", "key")
+
+
+def mount_options() -> dict[str, Any]:
+    """Keyword arguments for ``gr.mount_gradio_app`` that make the look: theme, styles and scripts."""
+    return {"theme": theme(), "head": head(help_texts())}
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """Draw the page for one studio; values are those that the first checkpoint wants."""
+    with gr.Blocks(title="Easel", analytics_enabled=False, fill_width=True) as page:
+        bar = quick_bar(studio)
+        checkpoint = str(bar.fields["checkpoint"].value or "")
+        hidden: dict[str, Component] = {
+            name: gr.Textbox(visible="hidden", elem_id=f"easel_{name}", label=name, container=False) for name in HIDDEN
+        }
+        with gr.Tabs(elem_id="tabs"):
+            built = [module.build(studio, checkpoint) for module in (txt2img, img2img, inpaint)]
+            png_info.build()
+            models.build()
+        tabs = {tab.name: tab for tab in built}
+        for tab in built:
+            _wire_tab(tab, studio, bar, hidden)
+        _wire_bridge(Bridge(studio, bar.fields, tabs), bar)
+    return page
+
+
+def submit(studio: Studio, tab: str, values: dict[str, Any]) -> None:
+    """Check what the form holds and hand it over as a job.
+
+    Raises:
+        BadRequest: naming the field, or what the tab still needs.
+    """
+    key = values.pop("key", None) or None
+    fields = to_request(values)
+    if tab == "txt2img":
+        fields = {k: v for k, v in fields.items() if k not in {"init_image", "mask"}}
+    elif "init_image" not in fields:
+        raise BadRequest(f"{tab} needs a picture to start from.", "Drop one on the picture box, or send a result here.")
+    elif tab == "inpaint" and "mask" not in fields:
+        raise BadRequest("Nothing is painted yet.", "Paint over what should be made anew.", field="mask")
+    studio.submit(parse_request(fields), key=key)
+
+
+def _wire_tab(tab: GenerationTab, studio: Studio, bar: QuickBar, hidden: dict[str, Component]) -> None:
+    inputs = {**bar.fields, **tab.fields, **hidden}
+    names, own = json.dumps(list(inputs)), json.dumps(tab.name)
+
+    tab.prompt.generate.click(
+        _submit_handler(studio, tab.name),
+        inputs_kwargs=inputs,
+        js=f"async (...values) => await easel.beforeSubmit({own}, {names}, values)",
+        api_visibility="private",
+        show_progress="hidden",
+        queue=False,
+    ).then(None, js="() => easel.lookNow()")
+    tab.prompt.interrupt.click(None, js="() => easel.interrupt()")
+    tab.prompt.paste.click(
+        None, tab.fields["prompt"], js=f"(text) => easel.send('apply', {{tab: {own}, text, source: 'prompt'}})"
+    )
+    both = [tab.fields["prompt"], tab.fields["negative_prompt"]]
+    tab.prompt.clear.click(None, None, both, js="() => ['', '']")
+    gr.on(
+        [component.change for component in tab.fields.values()],
+        None,
+        list(tab.fields.values()),
+        js=f"(...values) => easel.remember({own}, {json.dumps(list(tab.fields))}, values)",
+    )
+
+
+def _submit_handler(studio: Studio, tab: str) -> Callable[..., None]:
+    def handle(**values: Any) -> None:
+        try:
+            submit(studio, tab, values)
+        except UserError as error:
+            # gradio renders toasts as HTML, and the sentence quotes what the user typed
+            raise gr.Error(html.escape(str(error)), title="Not started", print_exception=False) from None
+
+    return handle
+
+
+def _wire_bridge(bridge: Bridge, bar: QuickBar) -> None:
+    shared = list(bar.fields.values())
+    quiet: dict[str, Any] = {
+        "outputs": bridge.components(),
+        "queue": False,
+        "show_progress": "hidden",
+        "api_visibility": "private",
+    }
+    bar.bridge.restore(bridge.restore, **quiet).then(None, shared, js="(...shared) => easel.restored(shared)")
+    bar.bridge.apply(bridge.apply, **quiet)
+    bar.bridge.wanted(bridge.wanted, **quiet)
+    bar.refresh.click(bridge.rescan, **quiet).then(None, js="() => easel.modelsChanged()")
+    bar.fields["checkpoint"].input(None, bar.fields["checkpoint"], js="(name) => easel.checkpointChosen(name, true)")
+    bar.defaults.click(None, bar.fields["checkpoint"], js="(name) => easel.checkpointChosen(name, false)")
+    gr.on(
+        [component.change for component in shared],
+        None,
+        shared,
+        js=f"(...values) => easel.remember('shared', {json.dumps(list(bar.fields))}, values)",
+    )

@@ -1,0 +1,129 @@
+"""Events that our script raises (form remembered, parameters sent to a tab, checkpoint changed) and what they fill in.
+
+Whatever comes from the browser is checked here field by field; a value that the request would refuse is left out.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.components import Component
+
+from backend.errors import UserError
+from backend.records.metadata import parse_parameters
+from webui.form import field_schema, to_components
+from webui.parts import choices
+from webui.tabs.generation import GenerationTab
+
+if TYPE_CHECKING:
+    from webui.studio import Studio
+
+EVENTS = ("restore", "apply", "wanted", "rescan")
+Updates = dict[Component, Any]
+
+
+def notify(texts: list[str], *, title: str = "") -> None:
+    """A toast; names and values in it come from files, so they are escaped (gradio renders toasts as HTML)."""
+    if texts:
+        gr.Info(html.escape(" ".join(texts)), title=title or "Note", duration=8)
+
+
+class Bridge:
+    """Turns the script's events into component updates."""
+
+    def __init__(self, studio: Studio, shared: Mapping[str, Component], tabs: Mapping[str, GenerationTab]) -> None:
+        self.studio = studio
+        self.shared = shared
+        self.tabs = tabs
+
+    def components(self) -> set[Component]:
+        """Every component that an event may fill."""
+        return set(self.shared.values()) | {c for tab in self.tabs.values() for c in tab.fields.values()}
+
+    def restore(self, event: gr.EventData) -> Updates:
+        """When the page opens: fresh lists, then what the browser remembers of the form."""
+        kept = _mapping(event._data)
+        updates = self._lists()
+        shared = self._known_files(_mapping(kept.get("shared")))
+        for component, value in to_components(shared, self.shared).items():
+            updates[component] = _with_value(updates.get(component), value)
+        tabs = _mapping(kept.get("tabs"))
+        for name, tab in self.tabs.items():
+            for component, value in to_components(_mapping(tabs.get(name)), tab.fields).items():
+                updates[component] = _with_value(updates.get(component), value)
+        return updates
+
+    def rescan(self) -> Updates:
+        """Model files may have come or gone: fresh lists."""
+        return self._lists()
+
+    def apply(self, event: gr.EventData) -> Updates:
+        """Parameters for one tab: request fields (``values``), or the parameters text of a picture (``text``)."""
+        data = _mapping(event._data)
+        tab = self.tabs.get(str(data.get("tab")))
+        if tab is None:
+            return {}
+        values, notes = _mapping(data.get("values")), []
+        if isinstance(data.get("text"), str):
+            values, notes = read_text(data["text"])
+        shared = self._known_files(values)
+        gone = [k for k in ("checkpoint", "vae") if values.get(k) and k not in shared]
+        notes += [f"{field_schema(k)['title']} {values[k]!r} is not here; the chosen one stays." for k in gone]
+        notify(notes)
+        return to_components(values, tab.fields) | to_components(shared, self.shared)
+
+    def wanted(self, event: gr.EventData) -> Updates:
+        """The checkpoint changed: its own defaults, or what the browser remembers for it, go into all three tabs."""
+        data = _mapping(event._data)
+        name = str(data.get("checkpoint", ""))
+        values = choices.wanted_by(self.studio, name)
+        if not values:
+            return {}
+        values |= {k: v for k, v in _mapping(data.get("remembered")).items() if k in values}
+        known = {k: v for k, v in values.items() if v is not None}
+        told = [f"{field_schema(k)['title']} {v}" for k, v in known.items()]
+        notify([", ".join(told) + "."], title=html.escape(name))
+        updates: Updates = {}
+        for tab in self.tabs.values():
+            updates |= to_components(known, tab.fields)
+        return updates
+
+    def _lists(self) -> Updates:
+        """Current choices of every drop-down; a checkpoint that has gone gives way to the first."""
+        checkpoints = choices.checkpoints(self.studio)
+        updates: Updates = {
+            self.shared["checkpoint"]: gr.update(choices=checkpoints),
+            self.shared["vae"]: gr.update(choices=choices.vaes(self.studio)),
+        }
+        samplers, schedules = choices.samplers(self.studio), choices.schedules(self.studio)
+        for tab in self.tabs.values():
+            updates[tab.fields["sampler"]] = gr.update(choices=samplers)
+            updates[tab.fields["schedule"]] = gr.update(choices=schedules)
+        return updates
+
+    def _known_files(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        known = {
+            "checkpoint": {value for _, value in choices.checkpoints(self.studio)},
+            "vae": {value for _, value in choices.vaes(self.studio)},
+        }
+        return {k: values[k] for k, names in known.items() if isinstance(values.get(k), str) and values[k] in names}
+
+
+def read_text(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Request fields in a parameters text, and a sentence on what was not understood."""
+    try:
+        fields = parse_parameters(text)
+    except UserError as error:
+        raise gr.Error(html.escape(str(error)), print_exception=False) from None
+    return fields, []
+
+
+def _with_value(update: Any, value: Any) -> Any:
+    return {**update, "value": value} if isinstance(update, dict) else value
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}

@@ -1,0 +1,53 @@
+"""What the drop-down lists offer, read from catalog and registry document; and what a checkpoint wants."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import NotFound, UserError
+
+if TYPE_CHECKING:
+    from webui.studio import Studio
+
+Choices = list[tuple[str, Any]]
+
+
+def checkpoints(studio: Studio) -> Choices:
+    """Every checkpoint that can be used, by name."""
+    return _usable(studio, "checkpoints")
+
+
+def first_checkpoint(studio: Studio) -> str:
+    """The name of the checkpoint that an empty field stands for; empty if there is none."""
+    try:
+        return studio.catalog.default_checkpoint().name
+    except NotFound:
+        return ""
+
+
+def vaes(studio: Studio) -> Choices:
+    """The checkpoint's own VAE, then every VAE file that can be used."""
+    return [("Automatic", ""), *_usable(studio, "vae")]
+
+
+def samplers(studio: Studio) -> Choices:
+    """Label and name of every sampler that the engine has told of."""
+    return [(spec["label"], spec["name"]) for spec in studio.registry["samplers"]]
+
+
+def schedules(studio: Studio) -> Choices:
+    """Label and name of every schedule that the engine has told of."""
+    return [(spec["label"], spec["name"]) for spec in studio.registry["schedules"]]
+
+
+def wanted_by(studio: Studio, checkpoint: str) -> dict[str, Any]:
+    """The request fields that the checkpoint has a wish for (size, steps, CFG, sampler, schedule, shift); {} if gone."""
+    try:
+        return asdict(studio.catalog.checkpoint(checkpoint).defaults)
+    except UserError:
+        return {}
+
+
+def _usable(studio: Studio, folder: str) -> Choices:
+    return [(m.name, m.name) for m in studio.catalog.models() if m.folder == folder and m.usable]

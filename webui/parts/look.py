@@ -1,0 +1,98 @@
+"""The look: a theme made of local fonts only, and the page's own styles and scripts as one block for the head.
+
+They stand in the page itself: no further request, and they run before gradio draws.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import gradio as gr
+from gradio.themes.utils import colors, sizes
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+STYLES = ("page.css", "icons.css", "results.css", "picture.css")
+SCRIPTS = (
+    "core.js",
+    "state.js",
+    "form.js",
+    "prompt_keys.js",
+    "tokens.js",
+    "results.js",
+    "viewer.js",
+    "mask.js",
+    "picture.js",
+    "painter.js",
+    "read_picture.js",
+    "models.js",
+    "header.js",
+)
+SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+
+# A quiet blue-green; the greys lean the same way.
+ACCENT = colors.Color(
+    c50="#effaf7", c100="#d6f1ea", c200="#aee3d6", c300="#7fcfbf", c400="#4bb3a1", c500="#2b9786",
+    c600="#1f7a6d", c700="#1b6259", c800="#194f49", c900="#17423d", c950="#082723", name="verdigris",
+)  # fmt: skip
+GREYS = colors.Color(
+    c50="#f7f8f8", c100="#eef0f0", c200="#dfe3e3", c300="#c5cccc", c400="#94a0a0", c500="#6b7777",
+    c600="#525d5d", c700="#3b4444", c800="#262d2e", c900="#191e1f", c950="#101415", name="slate-green",
+)  # fmt: skip
+
+
+def theme() -> gr.themes.Base:
+    """Dense and calm; light and dark."""
+    base = gr.themes.Base(
+        primary_hue=ACCENT,
+        secondary_hue=ACCENT,
+        neutral_hue=GREYS,
+        font=SANS,
+        font_mono=MONO,
+        text_size=sizes.text_sm,
+        spacing_size=sizes.spacing_sm,
+        radius_size=sizes.radius_sm,
+    )
+    return base.set(
+        body_background_fill="*neutral_100",
+        body_background_fill_dark="*neutral_950",
+        background_fill_primary_dark="*neutral_900",
+        background_fill_secondary_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        border_color_primary_dark="*neutral_800",
+        block_shadow="none",
+        block_label_text_size="*text_xs",
+        block_title_text_size="*text_xs",
+        block_title_text_color="*neutral_600",
+        block_title_text_color_dark="*neutral_300",
+        input_background_fill="*neutral_50",
+        input_background_fill_dark="*neutral_950",
+        input_border_color="*neutral_200",
+        input_border_color_dark="*neutral_700",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+        button_secondary_background_fill="*neutral_100",
+        button_secondary_background_fill_hover="*neutral_200",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_background_fill_hover_dark="*neutral_700",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_400",
+    )
+
+
+def head(helps: Mapping[str, str]) -> str:
+    """Styles, the fields' help texts, and the scripts, in the order in which they build on each other."""
+    styles = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLES)
+    scripts = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    told = json.dumps(dict(helps)).replace("<", "\\u003c")
+    return f"<style>\n{styles}</style>\n<script>\nwindow.easel = {{helps: {told}}};\n{scripts}</script>"

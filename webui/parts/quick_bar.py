@@ -1,0 +1,46 @@
+"""The bar above the tabs: checkpoint, VAE, and the engine's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import gradio as gr
+from gradio.components import Component
+
+from webui.form import component
+from webui.parts import choices
+from webui.parts.bridge import EVENTS
+from webui.parts.buttons import tool_button
+from webui.parts.script_part import script_part
+
+if TYPE_CHECKING:
+    from webui.studio import Studio
+
+
+@dataclass(frozen=True)
+class QuickBar:
+    """Fields that all tabs share, and the bar's buttons."""
+
+    fields: dict[str, Component]
+    refresh: gr.Button
+    defaults: gr.Button
+    bridge: gr.HTML  # events that the script raises: see parts/bridge.py
+
+
+def quick_bar(studio: Studio) -> QuickBar:
+    """Draw the bar; the default checkpoint is chosen."""
+    with gr.Row(elem_classes=["quick-bar"]):
+        bridge = script_part("header", "easel_header", events=list(EVENTS))
+        checkpoint = component(
+            "checkpoint",
+            choices=choices.checkpoints(studio),
+            value=choices.first_checkpoint(studio),
+            elem_id="sd_model_checkpoint",
+            min_width=180,
+            scale=3,
+        )
+        vae = component("vae", choices=choices.vaes(studio), elem_id="sd_vae", min_width=120, scale=2)
+        defaults = tool_button("Use the checkpoint's defaults", "defaults", "checkpoint_defaults")
+        refresh = tool_button("Look for new model files", "refresh", "refresh_checkpoints")
+    return QuickBar({"checkpoint": checkpoint, "vae": vae}, refresh, defaults, bridge)

@@ -1,0 +1,82 @@
+"""The controls that every tab has: sampler, size, batches, CFG, seed, and what is rarely needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from webui.form import Choices, component
+from webui.parts.buttons import tool_button
+
+
+def sampling_part(
+    tab: str, *, wanted: Mapping[str, Any], samplers: Choices, schedules: Choices, source: Callable[[], None]
+) -> dict[str, Component]:
+    """Draw the left column and wire the buttons that need no server (swap, dice, recycle).
+
+    Args:
+        wanted: the checkpoint's wishes, shown at first.
+        source: called where the tab's own controls belong (img2img, inpaint); draws them.
+    Returns:
+        request field -> component.
+    """
+    fields: dict[str, Component] = {}
+
+    def add(field: str, **options: Any) -> Component:
+        fields[field] = component(field, tab=tab, value=wanted.get(field), **options)
+        return fields[field]
+
+    source()
+    with gr.Row(elem_classes=["pair"]):
+        add("sampler", choices=samplers, elem_id=f"{tab}_sampling", min_width=130)
+        add("schedule", choices=schedules, elem_id=f"{tab}_scheduler", min_width=130)
+    add("steps")
+    with gr.Row(elem_classes=["size-row"]):
+        with gr.Column(min_width=200, scale=8, elem_classes=["tight"]):
+            width = add("width")
+            height = add("height")
+        swap = tool_button("Swap width and height", "swap", f"{tab}_res_switch_btn")
+    swap.click(None, [width, height], [width, height], js="(width, height) => [height, width]")
+    with gr.Row(elem_classes=["pair"]):
+        add("batch_count", min_width=130)
+        add("batch_size", min_width=130)
+    add("cfg_scale")
+    add("shift", elem_classes=["only-sd3"])
+    _seed(tab, add)
+    _advanced(add)
+    return fields
+
+
+def _seed(tab: str, add: Callable[..., Component]) -> None:
+    with gr.Row(elem_classes=["seed-row"]):
+        seed = add("seed", min_width=140, scale=4)
+        dice = tool_button("Random seed", "dice", f"{tab}_random_seed")
+        recycle = tool_button("Reuse the seed of the picture shown", "recycle", f"{tab}_reuse_seed")
+    dice.click(None, None, seed, js="() => -1")
+    recycle.click(None, seed, seed, js="(seed) => easel.shownSeed(seed)")
+    with gr.Accordion("Extra: variation seed", open=False, elem_id=f"{tab}_extra"), gr.Row(elem_classes=["pair"]):
+        add("variation_seed", min_width=130)
+        add("variation_strength", min_width=130)
+
+
+def _advanced(add: Callable[..., Component]) -> None:
+    with gr.Accordion("Advanced", open=False, elem_classes=["advanced"]):
+        add("cfg_rescale")
+        with gr.Row(elem_classes=["pair"]):
+            add("guidance_start", min_width=130)
+            add("guidance_end", min_width=130)
+        with gr.Row(elem_classes=["pair"]):
+            add("clip_skip", min_width=110)
+            add("emphasis", min_width=110)
+            add("image_format", min_width=110)
+        with gr.Group(elem_classes=["only-sdxl"]):
+            for first, second in (("original", "target"), ("crop", None)):
+                with gr.Row(elem_classes=["four"]):
+                    names = [f"{first}_width", f"{first}_height"] if second else ["crop_left", "crop_top"]
+                    for name in [*names, *([f"{second}_width", f"{second}_height"] if second else [])]:
+                        add(name, min_width=80)
+        for name, only in (("prompt_clip_l", ()), ("prompt_clip_g", ()), ("prompt_t5", ("only-sd3",))):
+            add(name, lines=1, max_lines=6, elem_classes=list(only), placeholder="empty: the prompt above")

@@ -1,0 +1,1 @@
+"""One module a tab: what stands in it, and in which order."""
