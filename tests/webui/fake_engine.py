@@ -1,0 +1,101 @@
+"""An engine process without torch: speaks the real protocol, and does what the prompt says.
+
+Words in the prompt: ``slow`` (0.1 s a step), ``crash`` (dies in step 2), ``crash-once``, ``segfault``, ``hang`` (says
+nothing more), ``fail``, ``chatter`` (a line on stdout that is no event), ``deaf`` (does not hear a cancel).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from backend.events import Done, Failed, ImageSaved, Note, Plan, Planned, Ready, Residents, Step, event_to_line
+from backend.records.registry import core_registry
+
+PIXEL = "/9j/2Q=="  # start and end of a JPEG
+
+
+def tell(event):
+    sys.stdout.buffer.write(event_to_line(event))
+    sys.stdout.buffer.flush()
+
+
+class FakeEngine:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self.cancelled: set[str] = set()
+
+    def read(self) -> None:
+        for line in sys.stdin.buffer:
+            order = json.loads(line)
+            if order["type"] == "job":
+                self.jobs.put(order)
+            else:
+                self.cancelled.add(order["job"])
+        self.jobs.put(None)
+
+    def run(self) -> None:
+        tell(Ready(registry=core_registry(), device="fake", dtype="float32"))
+        threading.Thread(target=self.read, daemon=True).start()
+        while (order := self.jobs.get()) is not None:
+            self.generate(order["id"], order["request"])
+
+    def generate(self, job: str, request: dict) -> None:
+        words = request["prompt"].split()
+        steps = request["steps"] or 4
+        tell(Residents(parts=("fake: U-Net (1 MiB)",), bytes=2**20))
+        plan = Plan(loads=("fake: U-Net (1 MiB)",), needs_bytes=2**20, model_calls=steps, seconds=1.0)
+        tell(Planned(job=job, plan=plan))
+        if "chatter" in words:
+            os.write(1, b"Loading weights: 100%\n")
+        if "fail" in words:
+            tell(Failed(job=job, code="out_of_memory", what="There is too little memory.", todo="Use a smaller size."))
+            return
+        for step in range(1, steps + 1):
+            if job in self.cancelled and "deaf" not in words:
+                tell(Failed(job=job, code="cancelled", what="The job was stopped."))
+                return
+            if step == 2:
+                self.misbehave(words)
+            time.sleep(0.1 if "slow" in words else 0.0)
+            tell(Step(job=job, step=step, steps=steps, batch=0, batches=1, seconds_left=0.1, preview=PIXEL))
+        for index in range(request["batch_size"] * request["batch_count"]):
+            self.save(job, index, request)
+        tell(Note(job=job, text="Made by the fake engine."))
+        tell(Done(job=job, seconds=0.1))
+
+    def misbehave(self, words: list[str]) -> None:
+        mark = self.folder / "crashed"
+        if "crash" in words:
+            sys.stderr.write("something went badly wrong\n")
+            sys.stderr.flush()
+            os._exit(3)
+        if "crash-once" in words and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "segfault" in words:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "hang" in words:
+            time.sleep(3600)
+
+    def save(self, job: str, index: int, request: dict) -> None:
+        path = self.folder / "outputs" / "2026-01-01" / f"{job}-{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        width, height = request["width"] or 128, request["height"] or 128
+        Image.new("RGB", (width, height), (index * 16 % 256, 80, 200)).save(path)
+        tell(ImageSaved(job=job, index=index, path=str(path), seed=request["seed"] + index, width=width,
+                        height=height, parameters=f"{request['prompt']}\nSteps: {request['steps']}"))  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.stderr.write("the fake engine is up\n")
+    FakeEngine(Path(os.environ["EASEL_DATA_DIR"])).run()

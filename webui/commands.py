@@ -1,0 +1,213 @@
+"""``easel``'s help, ``easel generate`` and ``easel models``: no server, and no torch before a picture is wanted."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backend.errors import BadRequest, DiskFull
+from backend.request import parse_request
+from backend.settings import Settings
+from webui.options import PICTURES, SentenceCommand, request_options, settings_from, settings_options
+
+if TYPE_CHECKING:
+    from backend.events import Event
+    from backend.request import GenerationRequest
+
+ENGINE_SETTINGS = (
+    "data_dir",
+    "models_dir",
+    "device",
+    "dtype",
+    "memory_gb",
+    "guidance_batching",
+    "jpeg_quality",
+    "threads",
+)
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+STOPPED = 130  # exit code after Ctrl+C, as shells have it
+MIB = 2**20
+
+
+@click.group(invoke_without_command=True, context_settings={"max_content_width": 110})
+@settings_options()
+@click.option("--autolaunch", is_flag=True, help="Open the page in the browser.")
+@click.version_option(importlib.metadata.version("easel"), prog_name="easel")
+def easel(**_: object) -> None:
+    """Make pictures from words, on this machine.
+
+    Without a command: start the page and print its address. Settings are also read from EASEL_* variables and from
+    settings.toml in the data folder.
+    """
+
+
+@easel.command(cls=SentenceCommand)
+@click.argument("prompt")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File; its ending says the format."
+)
+@request_options
+@settings_options(*ENGINE_SETTINGS)
+@click.pass_context
+def generate(context: click.Context, prompt: str, output: Path | None, **given: Any) -> None:
+    """Make pictures of PROMPT and print where they are."""
+    settings = settings_from({name: given.pop(name) for name in ENGINE_SETTINGS})
+    fields = {name: value for name, value in given.items() if value is not None}
+    if output is not None:
+        fields["image_format"] = _format_of(output, fields.get("image_format"))
+    fields |= _stored(settings, {name: fields[name] for name in PICTURES if name in fields})
+    request = parse_request({"prompt": prompt, **fields})
+    cancel = threading.Event()
+    with _stopping(cancel):
+        paths = _generate(settings, request, output, cancel)
+    for path in paths:
+        click.echo(path)
+    if cancel.is_set():
+        context.exit(STOPPED)
+
+
+@easel.command(cls=SentenceCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@settings_options("data_dir", "models_dir")
+def models(as_json: bool, **given: Any) -> None:
+    """List the model files: what each one is, or why it cannot be used."""
+    from backend.records.catalog import Catalog
+    from webui.model_facts import model_json
+
+    settings = settings_from(given)
+    entries = [model_json(entry) for entry in Catalog(settings.models_dir).models()]
+    if as_json:
+        click.echo(json.dumps({"models": entries}, indent=1))
+    elif entries:
+        click.echo("\n".join(model_lines(entries)))
+    else:
+        click.echo(f"No model files in {settings.models_dir}.")
+
+
+def model_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table: name, family, variant, precision, size; the sentence for what cannot be used."""
+    head = ("NAME", "FAMILY", "VARIANT", "PRECISION", "SIZE")
+    rows = [
+        (e["name"], e["family"] or e["kind"] or "-", e["variant"] or "-", e["precision"] or "-", _size(e["bytes"]))
+        for e in entries
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *rows]]
+    return [
+        line + (f"\n    {entry['folder']}/{entry['file']}: {entry['sentence']}" if entry["sentence"] else "")
+        for line, entry in zip(lines, [{"sentence": ""}, *entries])
+    ]
+
+
+def _generate(
+    settings: Settings, request: GenerationRequest, output: Path | None, cancel: threading.Event
+) -> Sequence[Path]:
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    logging.basicConfig(level=logging.WARNING, format="easel: %(message)s")
+    from backend.records.outputs import Outputs
+
+    from backend.engine.engine import Engine
+
+    engine = Engine(settings)
+    with _progress() as on_event:
+        if output is None:
+            result = engine.generate(request, on_event, cancel=cancel, outputs=Outputs(settings.outputs_dir))
+            return [Path(image.path) for image in result.images]
+        with _beside(output) as folder:
+            result = engine.generate(request, on_event, cancel=cancel, outputs=Outputs(folder))
+            return _move([Path(image.path) for image in result.images], output)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Event], None]]:
+    """A bar on stderr, fed by events; plan and notes are told above it."""
+    from backend.events import Note, Planned, Step
+    from webui.live import plan_text
+
+    stderr = click.get_text_stream("stderr")
+    with click.progressbar(length=1, file=stderr, show_eta=True, label="Loading") as bar:
+
+        def on_event(event: Event) -> None:
+            match event:
+                case Planned():
+                    bar.label = "Sampling"
+                    if not bar.is_hidden:
+                        click.echo(f"\r{plan_text(event.plan)}", err=True)
+                case Step():
+                    bar.length = event.steps * event.batches
+                    bar.update(event.batch * event.steps + event.step - bar.pos)
+                case Note():
+                    click.echo(f"\r{event.text}", err=True)
+                case _:
+                    pass
+
+        yield on_event
+
+
+@contextmanager
+def _stopping(cancel: threading.Event) -> Iterator[None]:
+    """Ctrl+C ends the job within a step; a second one ends the program."""
+
+    def on_interrupt(_number: int, _frame: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A folder on the disk of ``output``, so that the finished picture is moved there in one step."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".easel-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise DiskFull(f"{output} cannot be written ({error.strerror}).", "Choose another place.") from None
+
+
+def _move(paths: Sequence[Path], output: Path) -> Sequence[Path]:
+    """fox.png; with several pictures fox-1.png, fox-2.png ..."""
+    one = len(paths) == 1
+    targets = [output if one else output.with_stem(f"{output.stem}-{n}") for n in range(1, len(paths) + 1)]
+    for path, target in zip(paths, targets):
+        path.replace(target)
+    return targets
+
+
+def _format_of(output: Path, chosen: str | None) -> str:
+    wanted = FORMATS.get(output.suffix.lower())
+    if wanted is None or chosen not in {None, wanted}:
+        raise BadRequest(
+            f"The file {output.name} does not end as a {chosen or 'picture'} does.",
+            f"Accepted: {', '.join(FORMATS)}.",
+        )
+    return wanted
+
+
+def _stored(settings: Settings, pictures: Mapping[str, Path]) -> dict[str, str]:
+    """Init image and mask go through the same gate as in the page, and into the same folder."""
+    from backend.records.images import Inputs
+
+    inputs = Inputs(settings.inputs_dir)
+    return {name: inputs.store(path.read_bytes()).sha256 for name, path in pictures.items()}
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / MIB:.1f} MiB"

@@ -1,0 +1,283 @@
+"""Hands one job after another to the engine, writes down what it reports, and starts it again when it dies or hangs.
+
+One thread does all of it: events, exits, cancels and deadlines come to it as messages in one mailbox, so that nothing
+here needs a lock. A job's row is the truth; what is kept here may be lost at any moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from backend.errors import UserError, WorkerCrashed
+from backend.events import Done, Event, Failed, ImageSaved, Note, Planned, Ready, Residents, Step
+from backend.records.jobs import Job, JobStore
+from backend.request import request_to_json
+from webui.channel import EngineExit, EngineProcess
+from webui.live import Live
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 2
+LONG_LIFE = 60.0  # seconds after which an engine's death counts as the first one again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long to wait for what, in seconds."""
+
+    silence: float = 300.0  # of a running job, before it counts as hanging ...
+    silence_steps: float = 20.0  # ... or this many times its slowest step, if that is longer
+    start: float = 300.0  # until an engine process is ready
+    first_pause: float = 0.5  # before an engine is started again; doubled with each quick death
+    longest_pause: float = 60.0
+    stop: float = 5.0  # for an engine to end by itself when the server stops
+    store: float = 5.0  # before a job store that failed (full disk) is tried again
+
+
+@dataclass
+class _Running:
+    """The job at hand: when it last gave a sign, and its slowest step so far."""
+
+    job: Job
+    heard: float
+    stepped: float | None = None
+    slowest: float = 0.0
+
+
+class Dispatcher:
+    """The only one that talks to the engine and that moves jobs on.
+
+    Args:
+        command, environment: the engine process.
+        on_ready: called in the dispatcher's thread with each engine's registry document.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        live: Live,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        on_ready: Callable[[dict[str, Any]], None],
+        patience: Patience | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._command = command
+        self._environment = environment
+        self._on_ready = on_ready
+        self._patience = patience or Patience()
+        self._clock = clock
+        self._mail: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._process: EngineProcess | None = None
+        self._started = 0.0
+        self._ready = False
+        self._running: _Running | None = None
+        self._deaths = 0
+        self._start_at: float | None = None
+        self._feed_at = 0.0
+        self._store_behind = False
+        self._stopping = False
+
+    def start(self) -> None:
+        """Start the engine and, from a thread of our own, serve it; jobs of a former process wait again."""
+        self._store.requeue_running(MAX_ATTEMPTS)
+        self._start_engine()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the engine and the thread; a job at hand waits again in the store."""
+        self._mail.put(self._stop)
+        self._thread.join(self._patience.stop + 5)
+
+    def wake(self) -> None:
+        """A job was submitted."""
+        self._mail.put(lambda: None)
+
+    def cancel(self, job_id: str) -> None:
+        """Pass a cancel on to the engine, if this job is the one at hand."""
+        self._mail.put(partial(self._cancel, job_id))
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                message = self._mail.get(timeout=self._seconds_to_deadline())
+            except queue.Empty:
+                message = self._look_at_clock
+            try:
+                message()
+                self._feed()
+            except UserError as error:  # the store cannot be written: a full disk, mostly
+                log.error("%s", error)
+                self._live.trouble(str(error))
+                self._feed_at = self._clock() + self._patience.store
+                self._store_behind = True
+            except Exception:
+                log.exception("a fault in the dispatcher")  # it must go on: no job would run any more
+
+    # -- the engine process
+
+    def _start_engine(self) -> None:
+        self._start_at = None
+        self._ready = False
+        self._started = self._clock()
+        self._live.engine_starting()
+        try:
+            self._process = EngineProcess(
+                self._command,
+                self._environment,
+                on_event=lambda process, event: self._mail.put(partial(self._event, process, event)),
+                on_exit=lambda process, end: self._mail.put(partial(self._exit, process, end)),
+            )
+        except OSError as error:
+            self._process = None
+            self._plan_restart(f"The engine process cannot be started ({error.strerror}).")
+
+    def _exit(self, process: EngineProcess, end: EngineExit) -> None:
+        if process is not self._process:
+            return
+        self._process = None
+        self._ready = False
+        running, self._running = self._running, None
+        log.error("the engine process ended: %s", end.words)
+        if self._clock() - self._started > LONG_LIFE:
+            self._deaths = 0
+        self._plan_restart(f"The engine process ended ({end.words}) and is started again.")
+        self._live.over()
+        if running is not None and running.job.attempts >= MAX_ATTEMPTS:
+            cause = WorkerCrashed(
+                f"The engine process died {running.job.attempts} times while it ran this job ({end.words}).",
+                "Try a smaller size or batch, or another checkpoint; easel.log has the details.",
+            )
+            if not self._store.get(running.job.id).cancel_requested:
+                self._store.fail(running.job.id, cause, attempt=running.job.attempts)
+        self._store.requeue_running(MAX_ATTEMPTS)
+
+    def _plan_restart(self, trouble: str) -> None:
+        pause = min(self._patience.first_pause * 2**self._deaths, self._patience.longest_pause)
+        self._deaths += 1
+        self._start_at = self._clock() + pause
+        self._live.engine_down(trouble)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        process, self._process = self._process, None
+        if process is not None:
+            if self._running is not None:
+                process.cancel(self._running.job.id)
+            process.close()
+            if not process.wait(self._patience.stop):
+                process.kill()
+        # Not the engine's fault: the job may be tried as often as before.
+        self._store.requeue_running(max_attempts=2**31)
+
+    # -- jobs
+
+    def _feed(self) -> None:
+        if not self._ready or self._running is not None or self._process is None or self._stopping:
+            return
+        if self._clock() < self._feed_at:
+            return
+        if self._store_behind:  # a row may still say that it runs
+            self._store.requeue_running(MAX_ATTEMPTS)
+            self._store_behind = False
+        job = self._store.claim()
+        self._live.trouble("")
+        if job is not None:
+            self._running = _Running(job=job, heard=self._clock())
+            self._process.send_job(job.id, request_to_json(job.request))
+
+    def _cancel(self, job_id: str) -> None:
+        if self._process is not None and self._running is not None and self._running.job.id == job_id:
+            self._process.cancel(job_id)
+
+    def _event(self, process: EngineProcess, event: Event) -> None:
+        if process is not self._process:
+            return
+        match event:
+            case Ready():
+                self._ready = True
+                self._live.engine_ready(event)
+                self._on_ready(event.registry)
+            case Residents():
+                self._live.residents(event)
+            case _ if self._running is None or event.job != self._running.job.id:
+                log.warning("the engine spoke of job %s, which it was not given", event.job[:40])
+            case _:
+                self._job_event(self._running, event)
+
+    def _job_event(self, running: _Running, event: Event) -> None:
+        job = running.job
+        running.heard = self._clock()
+        match event:
+            case Planned():
+                self._live.planned(job.id, event.plan)
+            case Step():
+                if running.stepped is not None and event.step > 1:
+                    running.slowest = max(running.slowest, running.heard - running.stepped)
+                running.stepped = running.heard
+                self._live.step(event)
+            case Note():
+                self._store.add_note(job.id, event.text)
+            case ImageSaved():
+                self._store.add_image(
+                    job.id,
+                    index=event.index,
+                    path=event.path,
+                    seed=event.seed,
+                    width=event.width,
+                    height=event.height,
+                    parameters=event.parameters,
+                )
+            case Done():
+                self._deaths = 0
+                self._end(partial(self._store.finish, job.id, attempt=job.attempts))
+            case Failed():
+                self._deaths = 0
+                self._end(partial(self._store.fail, job.id, event, attempt=job.attempts))
+
+    def _end(self, write: Callable[[], bool]) -> None:
+        self._running = None
+        self._live.over()
+        write()
+
+    # -- the clock
+
+    def _hangs_at(self) -> float | None:
+        """When the engine counts as hanging unless it gives a sign before."""
+        if self._process is None:
+            return None
+        if not self._ready:
+            return self._started + self._patience.start
+        if self._running is not None:
+            patience = max(self._patience.silence, self._patience.silence_steps * self._running.slowest)
+            return self._running.heard + patience
+        return None
+
+    def _seconds_to_deadline(self) -> float | None:
+        now = self._clock()
+        waiting_for_store = self._feed_at if self._feed_at > now else None
+        times = [t for t in (self._start_at, self._hangs_at(), waiting_for_store) if t is not None]
+        return max(0.0, min(times) - now) if times else None
+
+    def _look_at_clock(self) -> None:
+        now = self._clock()
+        if self._start_at is not None and now >= self._start_at:
+            self._start_engine()
+        hangs_at = self._hangs_at()
+        if hangs_at is not None and now >= hangs_at and self._process is not None:
+            log.error("no sign from the engine process for too long; it is ended")
+            self._process.kill()  # its exit comes as a message
+            self._started = now  # and until then this is not said again
+            if self._running is not None:
+                self._running.heard = now

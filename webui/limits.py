@@ -1,0 +1,115 @@
+"""How much a request may bring: bodies are counted as they arrive, chunked ones too, and may not dawdle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from webui.answers import json_answer
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 2**20
+MAX_JSON = 2**20
+MAX_UPLOAD = 32 * 2**20 + 2**16  # 32 MiB of picture and what multipart wraps around it
+UPLOADS = ("/api/v1/inputs", "/api/v1/read", "/gradio_api/upload")
+SLOWEST = 60.0  # seconds until the next piece of a body must have come
+
+
+class Limits:
+    """ASGI middleware: 413 for a body that is too big for its kind, 408 for one that does not come."""
+
+    def __init__(self, app: ASGIApp, *, slowest: float = SLOWEST) -> None:
+        self._app = app
+        self._slowest = slowest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one exchange on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(receive, send, _limit(scope), self._slowest)
+        if exchange.is_too_big(_announced(scope)):
+            await exchange.refuse(413)
+            return
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception:
+            if not exchange.refused:
+                raise
+            log.debug("the application stumbled over a refused body", exc_info=True)
+
+
+class _Exchange:
+    """One request and its answer; after a refusal the application hears of a disconnect and speaks to nobody."""
+
+    def __init__(self, receive: Receive, send: Send, limit: int, slowest: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._limit = limit
+        self._slowest = slowest
+        self._count = 0
+        self._body_is_whole = False
+        self._answered = False
+        self.refused = False
+
+    def is_too_big(self, count: int) -> bool:
+        return count > self._limit
+
+    async def receive(self) -> Message:
+        if self.refused:
+            return {"type": "http.disconnect"}
+        if self._body_is_whole:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._slowest)
+        except TimeoutError:
+            await self.refuse(408)
+            return {"type": "http.disconnect"}
+        if message["type"] == "http.request":
+            self._count += len(message.get("body", b""))
+            self._body_is_whole = not message.get("more_body", False)
+            if self.is_too_big(self._count):
+                await self.refuse(413)
+                return {"type": "http.disconnect"}
+        return message
+
+    async def send(self, message: Message) -> None:
+        if not self.refused:
+            self._answered = True
+            await self._send(message)
+
+    async def refuse(self, status: int) -> None:
+        self.refused = True
+        if self._answered:
+            return
+        if status == 413:
+            what = f"The request is bigger than {_size(self._limit)}."
+            todo = "Send less: a smaller picture, a shorter text."
+        else:
+            what, todo = f"The rest of the request did not come within {self._slowest:g} seconds.", "Send it again."
+        start, body = json_answer(status, {"code": "bad_request", "what": what, "todo": todo, "field": None})
+        # What is left of the body is not read: the connection cannot serve another request.
+        start["headers"] = [*start["headers"], (b"connection", b"close")]
+        await self._send(start)
+        await self._send(body)
+
+
+def _limit(scope: Scope) -> int:
+    if scope["path"].rstrip("/").startswith(UPLOADS):
+        return MAX_UPLOAD
+    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+    return MAX_JSON if any(b"json" in kind.lower() for kind in kinds) else MAX_BODY
+
+
+def _announced(scope: Scope) -> int:
+    values = [value for name, value in scope["headers"] if name == b"content-length"]
+    return max((int(value) for value in values if value.isdigit()), default=0)
+
+
+def _size(count: int) -> str:
+    return f"{count // 2**20} MiB"

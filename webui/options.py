@@ -1,0 +1,113 @@
+"""Command-line options made from the fields of ``Settings`` and of the request: names and help stand there alone."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from backend.errors import UserError
+from backend.request import request_schema
+from backend.settings import Settings, load_settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PLAIN_KINDS: Mapping[object, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+
+
+PICTURES = {"init_image": "Picture to start from.", "mask": "Mask of its size; white is repainted."}
+
+
+class Sentence(click.ClickException):
+    """A ``UserError`` on the terminal: one sentence on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Write it to stderr."""
+        click.echo(f"easel: {self.message}", err=True, file=file)
+
+
+class SentenceCommand(click.Command):
+    """A command whose ``UserError`` becomes a sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise Sentence(str(error)) from None
+
+
+def settings_options(*names: str) -> Callable[[Command], Command]:
+    """Add an option for each field of ``Settings`` (or only these); what is not given is ``None``."""
+    chosen = {name: info for name, info in Settings.model_fields.items() if not names or name in names}
+
+    def add(command: Command) -> Command:
+        for name, info in reversed(chosen.items()):
+            command = _option(name, info)(command)
+        return command
+
+    return add
+
+
+def settings_from(given: Mapping[str, Any]) -> Settings:
+    """The settings that an invocation means. Raises ``BadRequest``."""
+    return load_settings(**{name: value for name, value in given.items() if value not in (None, ())})
+
+
+def request_options(command: Command) -> Command:
+    """An option for each field of the request; what is not given is ``None`` and left to the checkpoint."""
+    for name, schema in reversed(request_schema()["properties"].items()):
+        if name == "prompt":
+            continue
+        flag = "--" + name.replace("_", "-")
+        text = ". ".join(filter(None, [schema.get("title"), schema.get("description")])).rstrip(".") + "."
+        if name in PICTURES:
+            kind = click.Path(exists=True, dir_okay=False, path_type=Path)
+            command = click.option(flag, name, type=kind, help=PICTURES[name])(command)
+        elif schema.get("type") == "boolean":
+            command = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)(command)
+        else:
+            command = click.option(flag, name, type=_schema_kind(schema), default=None, help=text)(command)
+    return command
+
+
+def _option(name: str, info: FieldInfo) -> Callable[[Command], Command]:
+    flag = "--" + name.replace("_", "-")
+    arguments: dict[str, Any] = {"default": None, "help": f"{info.description} {_default_text(info)}".strip()}
+    kind = info.annotation
+    if kind is bool:
+        arguments |= {"is_flag": True}
+    elif get_origin(kind) is tuple:
+        arguments |= {"multiple": True, "metavar": "NAME"}
+    else:
+        arguments |= {"type": kind_of(kind)}
+    return click.option(flag, name, **arguments)
+
+
+def kind_of(annotation: object) -> Any:
+    """The click type for a plain annotation; ``X | None`` counts as X."""
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return kind_of(next(each for each in get_args(annotation) if each is not type(None)))
+    if get_origin(annotation) is Literal:
+        return click.Choice(list(get_args(annotation)))
+    if annotation is Path:
+        return click.Path(path_type=Path)
+    return PLAIN_KINDS.get(annotation, click.STRING)
+
+
+def _schema_kind(schema: Mapping[str, Any]) -> Any:
+    node = next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
+    if "enum" in node:
+        return click.Choice(node["enum"])
+    return {"integer": click.INT, "number": click.FLOAT}.get(node.get("type", ""), click.STRING)
+
+
+def _default_text(info: FieldInfo) -> str:
+    if info.default_factory is not None or info.default in ("", (), False):
+        return ""
+    return f"[default: {info.default}]"

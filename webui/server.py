@@ -1,0 +1,147 @@
+"""The web process: engine first, then gradio, then the port. Never imports torch.
+
+Started by the launcher as ``python -m webui.server``. The order matters for the start-up time: the engine imports
+torch on another core while this process imports gradio.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from backend.errors import BadRequest, DiskFull
+from backend.settings import Settings
+from webui.gradio_start import prepare_gradio
+from webui.options import SentenceCommand, settings_from, settings_options
+from webui.studio import Studio
+
+if TYPE_CHECKING:
+    import uvicorn
+
+LOG_BYTES = 5 * 2**20
+NOISY = ("httpx", "httpcore", "asyncio", "PIL", "multipart", "python_multipart", "gradio")
+
+
+@click.command(cls=SentenceCommand, add_help_option=False)
+@settings_options()
+@click.option("--autolaunch", is_flag=True)
+@click.option("--stop-with-stdin", is_flag=True, hidden=True)
+def serve(autolaunch: bool, stop_with_stdin: bool, **given: object) -> None:
+    """Answer on the port until told to stop; wrong settings, a taken port or data folder end with a sentence."""
+    settings = settings_from(given)
+    check(settings)
+    start_logging(settings.data_dir)
+    listener = bind(settings)
+    studio = Studio(settings)
+    studio.start()
+    try:
+        server = build_server(studio, autolaunch=autolaunch)
+        if stop_with_stdin:
+            threading.Thread(target=_stop_with_stdin, args=[server], name="stdin", daemon=True).start()
+        server.run(sockets=[listener])
+    finally:
+        studio.close()
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that would leave the studio open to strangers. Raises ``BadRequest``."""
+    if settings.listen and not settings.token:
+        raise BadRequest(
+            "--listen lets other machines in, so it demands a token.",
+            "Add --token and a long secret, or set EASEL_TOKEN.",
+            field="token",
+        )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the port before anything slow happens.
+
+    Raises:
+        BadRequest: another program has it, or it needs more rights.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    if os.name == "posix":  # elsewhere it would let two servers share the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("0.0.0.0" if settings.listen else "127.0.0.1", settings.port))  # noqa: S104 - a token is demanded
+        listener.listen(256)
+    except OSError as error:
+        listener.close()
+        taken = error.errno == errno.EADDRINUSE
+        why = "is taken by another program" if taken else f"cannot be used ({error.strerror})"
+        raise BadRequest(f"Port {settings.port} {why}.", "Choose another one with --port.", field="port") from None
+    return listener
+
+
+def build_server(studio: Studio, *, autolaunch: bool) -> uvicorn.Server:
+    """Import gradio, draw the page, and set up the server around it."""
+    prepare_gradio()
+    import uvicorn
+
+    from webui.app import build_app
+    from webui.page import build_page, mount_options
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            _announce(studio.settings, autolaunch=autolaunch)
+
+    config = uvicorn.Config(
+        build_app(studio, build_page(studio), mount_options()),
+        log_config=None,
+        access_log=False,  # addresses may hold the token
+        proxy_headers=False,
+        server_header=False,
+        ws="none",  # gradio 6 speaks server-sent events
+        timeout_graceful_shutdown=3,
+    )
+    return Server(config)
+
+
+def start_logging(data_dir: Path) -> None:
+    """Everything from INFO goes to easel.log, warnings to the console too. Raises ``DiskFull``."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = RotatingFileHandler(data_dir / "easel.log", maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    except OSError as error:
+        raise DiskFull(
+            f"The data folder {data_dir} cannot be written ({error.strerror}).", "Choose another one with --data-dir."
+        ) from None
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console = logging.StreamHandler()
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("easel: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file, console])
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _announce(settings: Settings, *, autolaunch: bool) -> None:
+    address = f"http://127.0.0.1:{settings.port}/"
+    hint = " Open it once with ?token=<your token> behind it." if settings.token else ""
+    click.echo(f"Easel is at {address}  (Ctrl+C ends it).{hint}")
+    if autolaunch:
+        from urllib.parse import quote
+
+        webbrowser.open(address + (f"?token={quote(settings.token)}" if settings.token else ""))
+
+
+def _stop_with_stdin(server: uvicorn.Server) -> None:
+    """The launcher holds the other end of our stdin; when it is gone, so are we."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    serve(prog_name="easel")

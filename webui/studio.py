@@ -1,0 +1,221 @@
+"""What page and REST work with: orders in, a snapshot out. No HTTP and no gradio here."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import random
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from backend.records.metadata import PictureInfo, read_picture
+from backend.records.outputs import Outputs
+
+from backend.errors import BadRequest, NotFound
+from backend.records.catalog import Catalog
+from backend.records.images import Inputs, StoredInput
+from backend.records.jobs import Job, JobImage, JobStore
+from backend.records.registry import is_registry, load_registry, save_registry
+from backend.records.resolve import resolve
+from backend.request import GenerationRequest, request_to_json
+from backend.settings import Settings
+from webui.dispatcher import Dispatcher, Patience
+from webui.live import Live
+
+log = logging.getLogger(__name__)
+
+ENGINE_COMMAND = (sys.executable, "-m", "backend.engine.worker")
+SHOWN_JOBS = 30
+
+
+class Studio:
+    """One installation at work: its job store, models and pictures, and the engine beside it.
+
+    Args:
+        command: the engine process; a test gives another one.
+    Raises:
+        DataUnusable, DiskFull: the data folder cannot be used, or another Easel uses it.
+    """
+
+    def __init__(
+        self, settings: Settings, *, command: Sequence[str] = ENGINE_COMMAND, patience: Patience | None = None
+    ) -> None:
+        self.settings = settings
+        self.store = JobStore(settings.database)
+        self.live = Live()
+        self.catalog = Catalog(settings.models_dir)
+        self.inputs = Inputs(settings.inputs_dir)
+        self.outputs = Outputs(settings.outputs_dir)
+        self._registry_file = settings.data_dir / "registry.json"
+        self._registry = load_registry(self._registry_file)
+        self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()  # finished jobs as JSON: they do not change
+        self._snapshot_lock = threading.Lock()
+        self._snapshot: dict[str, Any] = {"version": -1}
+        self._dispatcher = Dispatcher(
+            self.store,
+            self.live,
+            command,
+            engine_environment(settings),
+            on_ready=self._take_registry,
+            patience=patience,
+        )
+
+    def start(self) -> None:
+        """Start the engine process and hand it jobs."""
+        self._dispatcher.start()
+
+    def close(self) -> None:
+        """End the engine; what waits or runs is done after the next start."""
+        self._dispatcher.stop()
+        self.store.close()
+
+    @property
+    def registry(self) -> dict[str, Any]:
+        """Samplers and schedules the engine knows: its own word, or until it is up that of its last run."""
+        return self._registry
+
+    def submit(self, request: GenerationRequest, key: str | None = None) -> Job:
+        """Fill in what the checkpoint wants, check what can be checked without the engine, and accept the job.
+
+        The same ``key`` again gives the first job back.
+
+        Raises:
+            UserError: nothing was accepted; says why.
+        """
+        known = self.store.by_key(key) if key else None
+        if known is not None:
+            return known
+        info = self.catalog.checkpoint(request.checkpoint)
+        vae = self.catalog.vae(request.vae) if request.vae else None
+        init_size = self.inputs.size(request.init_image) if request.init_image else None
+        if request.mask:
+            self._check_mask(request.mask, init_size)
+        resolved = resolve(request, info, self._registry, vae=vae, init_size=init_size, rng=random.SystemRandom())
+        job = self.store.submit(resolved.request, key, notes=resolved.notes)
+        self._dispatcher.wake()
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job: at once if it waits, within a step if it runs. Raises ``NotFound``."""
+        job = self.store.cancel(job_id)
+        self._dispatcher.cancel(job_id)
+        return job
+
+    @property
+    def version(self) -> int:
+        """Rises whenever a new snapshot would differ."""
+        return self.store.version + self.live.version
+
+    def snapshot(self) -> dict[str, Any]:
+        """Engine, and the last 30 jobs, newest first; keys as README's REST section lists them. Not to be changed."""
+        with self._snapshot_lock:
+            version = self.version  # read first: what changes meanwhile is told again under the next number
+            if self._snapshot["version"] != version:
+                engine = dataclasses.asdict(self.live.engine)
+                self._snapshot = {"version": version, "engine": engine, "jobs": self.jobs_json(SHOWN_JOBS)}
+            return self._snapshot
+
+    def jobs_json(self, limit: int) -> list[dict[str, Any]]:
+        """The newest ``limit`` jobs as the snapshot has them."""
+        places = self._places()
+        return [self._job_json(job, places.get(job.id)) for job in self.store.list(limit)]
+
+    def job_json(self, job_id: str) -> dict[str, Any]:
+        """One job as the snapshot has it. Raises ``NotFound``."""
+        return self._job_json(self.store.get(job_id), self._places().get(job_id))
+
+    def image(self, image_id: str) -> tuple[JobImage, Path]:
+        """A picture of the history and its file, which lies in the outputs folder for sure. Raises ``NotFound``."""
+        image = self.store.image(image_id)
+        path = Path(image.path).resolve()
+        if not path.is_relative_to(self.settings.outputs_dir.resolve()) or not path.is_file():
+            raise NotFound("The file of this picture is gone from the outputs folder.", "Generate it again.")
+        return image, path
+
+    def store_input(self, data: bytes) -> StoredInput:
+        """Keep an init image or a mask. Raises ``BadRequest``, ``DiskFull``."""
+        return self.inputs.store(data)
+
+    def read_picture(self, data: bytes) -> PictureInfo:
+        """What a picture's metadata say. Raises ``BadRequest``."""
+        return read_picture(data)
+
+    def count_tokens(self, checkpoint: str, prompt: str) -> tuple[int, int]:
+        """Tokens used and the room there is (0/75), as the checkpoint's own tokenizer counts. Raises ``UserError``."""
+        from backend.text.tokenize import count_tokens  # loads vocabularies: not before somebody asks
+
+        used, capacity = count_tokens(self.catalog.checkpoint(checkpoint), prompt)
+        return used, capacity
+
+    def _check_mask(self, mask: str, init_size: tuple[int, int] | None) -> None:
+        size = self.inputs.size(mask)
+        if init_size is not None and size != init_size:
+            raise BadRequest(
+                f"The mask has {size[0]} x {size[1]} pixels, the init image {init_size[0]} x {init_size[1]}.",
+                "Send a mask of the init image's size.",
+                field="mask",
+            )
+
+    def _places(self) -> dict[str, int]:
+        return {job_id: place for place, job_id in enumerate(self.store.queue(), start=1)}
+
+    def _job_json(self, job: Job, position: int | None) -> dict[str, Any]:
+        if job.is_finished and job.id in self._told:
+            return self._told[job.id]
+        progress = self.live.progress(job.id) if job.state == "running" else None
+        told = {
+            "id": job.id,
+            "state": job.state,
+            "tab": job.request.tab,
+            "prompt": job.request.prompt,
+            "created": job.created,
+            "started": job.started,
+            "finished": job.finished,
+            "position": position,
+            "progress": None if progress is None else dataclasses.asdict(progress),
+            "plan": self.live.plan(job.id),
+            "images": [image_json(image) for image in job.images],
+            "notes": list(job.notes),
+            "error": job.error,
+            "request": request_to_json(job.request),
+        }
+        if job.is_finished:
+            self._told[job.id] = told
+            while len(self._told) > 2 * SHOWN_JOBS:
+                self._told.popitem(last=False)
+        return told
+
+    def _take_registry(self, registry: dict[str, Any]) -> None:
+        if is_registry(registry):
+            self._registry = registry
+            save_registry(self._registry_file, registry)
+
+
+def image_json(image: JobImage) -> dict[str, Any]:
+    """A picture as page and REST see it: by its id, never by its path."""
+    url = f"/api/v1/images/{image.id}"
+    return {
+        "id": image.id,
+        "url": url,
+        "thumb": f"{url}?thumb=1",
+        "index": image.index,
+        "width": image.width,
+        "height": image.height,
+        "seed": image.seed,
+        "parameters": image.parameters,
+    }
+
+
+def engine_environment(settings: Settings) -> dict[str, str]:
+    """The environment of the engine process: ours, with every setting by name and without the token."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("EASEL_")}
+    values: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"token", "allow_host", "listen", "port"})
+    environment |= {f"EASEL_{name.upper()}": str(value) for name, value in values.items()}
+    environment["HF_HUB_OFFLINE"] = environment["TRANSFORMERS_OFFLINE"] = "1"
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
