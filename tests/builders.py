@@ -26,7 +26,7 @@ TINY_UNET = UNetConfig(
     depth_mid=2,
     depth_out=(2, 2, 1, 1, 0, 0),
     context_dim=192,  # CLIP-L 64 + CLIP-G 128
-    label_dim=128 + 6 * 32,  # pooled CLIP-G + six sinusoids
+    label_dim=128 + 6 * 256,  # pooled CLIP-G + six sinusoids
 )
 TINY_UNET_INPAINT = replace(TINY_UNET, in_channels=9)
 TINY_UNET_SD1 = UNetConfig(

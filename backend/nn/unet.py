@@ -91,7 +91,8 @@ class SpatialTransformer(StartsAtZero, nn.Module):
         h = self.norm(x)
         if not self.linear:
             h = self.proj_in(h)
-        h = h.permute(0, 2, 3, 1).reshape(B, H * W, C)
+        # Contiguous, since torch multiplies a strided view by another route where gradients are wanted: other bits.
+        h = h.flatten(2).transpose(1, 2).contiguous()  # (B, C, H, W) -> (B, H * W, C)
         if self.linear:
             h = self.proj_in(h)
         for block in self.transformer_blocks:

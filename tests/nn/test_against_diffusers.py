@@ -33,7 +33,7 @@ def diffusers_unet(config: UNetConfig):
     if config.label_dim is not None:
         extra = {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 32,
+            "addition_time_embed_dim": 256,
             "projection_class_embeddings_input_dim": config.label_dim,
         }
     else:
@@ -75,7 +75,7 @@ def test_unet_matches_diffusers(config: UNetConfig, size: tuple[int, int]):
     if config.label_dim is not None:
         text = torch.randn(3, 128, generator=generator)
         sizes = torch.tensor([[512.0, 384, 0, 16, 512, 384]]).expand(3, 6)
-        pooled = torch.cat([text, sinusoid(sizes.flatten(), 32).reshape(3, -1)], dim=1)
+        pooled = torch.cat([text, sinusoid(sizes.flatten(), 256).reshape(3, -1)], dim=1)
         added = {"text_embeds": text, "time_ids": sizes}
     # One noise level a picture: nearly clean with a fraction, middle, pure noise.
     timestep = torch.tensor([1.25, 431.0, 999.0])
