@@ -8,6 +8,7 @@ the network sees scaled by ``input_scale``) and ``(1 - sigma) * latent + sigma *
 # ruff: noqa: D102 - the docstrings of the Protocol hold for its implementations
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -83,6 +84,14 @@ class Prediction(Protocol):
         """The share of the clean latent in ``x``: 1 - sigma for flow, else 1."""
         ...
 
+    def half_log_snr(self, sigma: float) -> float:
+        """log(alpha / sigma), falling in sigma; flow: sigma below 1 (there it is -infinity)."""
+        ...
+
+    def sigma_at(self, half_log_snr: float) -> float:
+        """The inverse of ``half_log_snr``."""
+        ...
+
 
 @dataclass(frozen=True)
 class _DiscretePrediction:
@@ -133,6 +142,12 @@ class _DiscretePrediction:
 
     def alpha(self, sigma: float) -> float:  # noqa: ARG002 - the same for every level
         return 1.0
+
+    def half_log_snr(self, sigma: float) -> float:
+        return -math.log(sigma)
+
+    def sigma_at(self, half_log_snr: float) -> float:
+        return math.exp(-half_log_snr)
 
 
 @dataclass(frozen=True)
@@ -227,6 +242,12 @@ class FlowPrediction:
 
     def alpha(self, sigma: float) -> float:
         return 1.0 - sigma
+
+    def half_log_snr(self, sigma: float) -> float:
+        return math.log1p(-sigma) - math.log(sigma)
+
+    def sigma_at(self, half_log_snr: float) -> float:
+        return 1.0 / (1.0 + math.exp(half_log_snr))
 
 
 def discrete_sigmas(*, zero_terminal_snr: bool = False) -> Tensor:

@@ -69,7 +69,7 @@ class SamplerSpec:
         label: as A1111 writes it.
         calls_per_step: denoiser calls a step (the last step may need fewer).
         converges: whether more steps lead to one picture; False where new noise enters at each step.
-        default_schedule: what "automatic" means for eps and v models.
+        default_schedule: what the schedule "automatic" means for eps and v models; "automatic" itself: no wish.
     """
 
     name: str
@@ -82,7 +82,12 @@ class SamplerSpec:
 
 
 def deterministic(
-    name: str, label: str, sampler: DeterministicSampler, *, calls_per_step: float = 1, default_schedule: str = "normal"
+    name: str,
+    label: str,
+    sampler: DeterministicSampler,
+    *,
+    calls_per_step: float = 1,
+    default_schedule: str = "automatic",
 ) -> SamplerSpec:
     """The row of a sampler that adds no noise."""
 
@@ -98,7 +103,7 @@ def deterministic(
 
 def stochastic(
     name: str, label: str, sampler: Sampler, *, calls_per_step: float = 1, converges: bool = False,
-    default_schedule: str = "normal",
+    default_schedule: str = "automatic",
 ) -> SamplerSpec:  # fmt: skip
     """The row of a sampler that adds noise at each step."""
     return SamplerSpec(name, label, sampler, calls_per_step, converges, adds_noise=True,
