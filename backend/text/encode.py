@@ -79,11 +79,12 @@ def encode_t5(
 ) -> Tensor:
     """Encode a prompt with T5: (1, T, width) with T from ``min_length`` to ``max_length``; what is longer is cut."""
     sequence = tokenizer.sequence(prompt, weighted=emphasis != "ignore" and prompt.is_weighted)
-    weights = torch.tensor([sequence.weights])  # (1, T)
-    rows = [sequence.ids]
+    padding = max(config.min_length - len(sequence.ids), 0)
+    weights = torch.tensor([(*sequence.weights, *(1.0,) * padding)])  # (1, T)
+    rows = [(*sequence.ids, *(T5_PAD,) * padding)]
     is_interpolated = emphasis == "interpolate" and bool((weights != 1).any())
     if is_interpolated:
-        rows.append((T5_EOS, *(T5_PAD,) * (len(sequence.ids) - 1)))
+        rows.append((T5_EOS, *(T5_PAD,) * (len(rows[0]) - 1)))
     states = t5_states(model, _as_ids(rows, model))
     return emphasise(states[:1], weights, emphasis, empty=states[1:] if is_interpolated else None)
 

@@ -36,6 +36,8 @@ class ClipStates:
 class _SharedEmbedding(nn.Module):
     """Looks tokens up in another module's embedding without owning it, so that the state dict names it once."""
 
+    embedding: nn.Embedding
+
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
         object.__setattr__(self, "embedding", embedding)  # past nn.Module, which would register it
@@ -69,9 +71,9 @@ def build_clip(config: CLIPConfig) -> CLIPTextModelWithProjection:
         )
     )
     if config.projection_dim is None:
-        model.text_projection = nn.Identity()
-    embeddings = model.text_model.embeddings
-    embeddings.position_ids = torch.arange(config.positions, device=_device_for_buffers(model)).unsqueeze(0)
+        model.add_module("text_projection", nn.Identity())
+    positions = torch.arange(config.positions, device=_device_for_buffers(model)).unsqueeze(0)  # (1, positions)
+    model.text_model.embeddings.register_buffer("position_ids", positions, persistent=False)
     return model.eval()
 
 
@@ -96,7 +98,7 @@ def build_t5(config: T5Config) -> T5EncoderModel:
             dropout_rate=0.0,
         )
     )
-    model.encoder.embed_tokens = _SharedEmbedding(model.shared)  # type: ignore[assignment]  # same call, no second key
+    model.encoder.add_module("embed_tokens", _SharedEmbedding(model.shared))  # the same lookup without a second key
     return model.eval()
 
 

@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from backend.formats.configs import CheckpointInfo, CLIPConfig, T5Config
+from backend.errors import ModelCorrupt, ModelUnsupported
+from backend.formats.configs import CheckpointInfo, CLIPConfig, Part, T5Config
 from backend.text.prompt import ParsedPrompt, Piece, clean_text, parse_prompt
 
 MAX_CHUNKS = 40  # 3,000 tokens a prompt; each chunk lengthens what every attention layer reads
@@ -23,7 +24,7 @@ COMMA_REACH = 20  # tokens after the last comma that may move to the next chunk 
 T5_PAD = 0
 T5_EOS = 1
 
-Encoder = Literal["clip", "clip_l", "clip_g", "t5"]
+Encoder = Literal["clip", "clip_l", "clip_g", "t5"]  # "clip": whichever the checkpoint has
 
 
 class Token(NamedTuple):
@@ -45,7 +46,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class T5Sequence:
-    """What T5 reads: ids, weights, and the text that found no place ("" if all did)."""
+    """T5's ids with the end token, not yet padded, a weight for each, and the text that found no place ("" if none)."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
@@ -58,12 +59,16 @@ class ClipTokenizer:
     Args:
         config: gives the ids of the begin, end and padding tokens and the length of a chunk.
         tokenizer_json: a checkpoint's own `tokenizers` JSON; None is the vocabulary of CLIP that Easel ships.
+
+    Raises:
+        ModelCorrupt: if the JSON cannot be read or gives ids that the encoder does not know.
     """
 
     def __init__(self, config: CLIPConfig, tokenizer_json: str | None = None) -> None:
         self.config = config
         self._tokenizer = _shipped_clip() if tokenizer_json is None else _embedded(tokenizer_json)
         self.capacity = config.positions - 2  # the begin and end tokens take two
+        _check(self._tokenizer, config.vocab_size, self.capacity)
 
     def ids(self, text: str) -> list[int]:
         """The text's ids without begin and end tokens; such tokens written out in the text are plain text."""
@@ -121,10 +126,10 @@ class ClipTokenizer:
 
 
 class T5Tokenizer:
-    """Unigram pieces in one sequence, end token last, padded to the configured least length.
+    """Unigram pieces in one sequence, end token last.
 
     Args:
-        config: gives the least and greatest length.
+        config: gives the greatest length.
         tokenizer_json: as for ``ClipTokenizer``; its padding id is 0 and its end id 1, as T5's are.
     """
 
@@ -132,13 +137,14 @@ class T5Tokenizer:
         self.config = config
         self._tokenizer = _shipped_t5() if tokenizer_json is None else _embedded(tokenizer_json)
         self.capacity = config.max_length - 1  # the end token takes one
+        _check(self._tokenizer, config.vocab_size, self.capacity)
 
     def ids(self, text: str) -> list[int]:
         """The text's ids without the end token."""
         return self._tokenizer.encode(clean_text(text), add_special_tokens=False).ids
 
     def sequence(self, prompt: ParsedPrompt, *, weighted: bool = False) -> T5Sequence:
-        """What T5 reads: grows from ``min_length`` to ``max_length``; the rest is cut and named.
+        """What T5 reads: at most ``max_length`` tokens; the rest is cut and named.
 
         Args:
             weighted: split at changes of weight, so that each token has one; otherwise the plain text as a whole,
@@ -148,9 +154,8 @@ class T5Tokenizer:
             prompt = ParsedPrompt(((Piece(prompt.text, 1.0),),))
         tokens = [token for chunk in _tokens(self._tokenizer, prompt) for token in chunk]
         kept = tokens[: self.capacity]
-        padding = max(self.config.min_length - len(kept) - 1, 0)
-        ids = (*(token.id for token in kept), T5_EOS, *(T5_PAD,) * padding)
-        weights = (*(token.weight for token in kept), *(1.0,) * (padding + 1))
+        ids = (*(token.id for token in kept), T5_EOS)
+        weights = (*(token.weight for token in kept), 1.0)
         return T5Sequence(ids, weights, _text_from(prompt, tokens[len(kept)]) if len(tokens) > len(kept) else "")
 
     def count(self, prompt: ParsedPrompt) -> tuple[int, int]:
@@ -168,54 +173,68 @@ def _t5(config: T5Config, tokenizer_json: str | None) -> T5Tokenizer:
     return T5Tokenizer(config, tokenizer_json)
 
 
-def clip_tokenizer(info: CheckpointInfo, which: Literal["clip_l", "clip_g"]) -> ClipTokenizer | None:
-    """The tokenizer of one of a checkpoint's CLIP encoders, kept for the next call; None without that encoder."""
-    config = info.clip_l if which == "clip_l" else info.clip_g
-    return _clip(config, info.tokenizer_clip) if config else None
+def clip_tokenizer(info: CheckpointInfo, which: Part) -> ClipTokenizer:
+    """The tokenizer of one of a checkpoint's CLIP encoders ("clip_l", "clip_g"), kept for the next call.
+
+    Raises:
+        ModelUnsupported: if the checkpoint has no such encoder.
+    """
+    config = info.clip_g if which == "clip_g" else info.clip_l
+    if config is None:
+        raise ModelUnsupported(f"{info.name} holds no text encoder {which}.", field="checkpoint")
+    return _clip(config, info.tokenizer_clip)
 
 
-def t5_tokenizer(info: CheckpointInfo) -> T5Tokenizer | None:
-    """The tokenizer of a checkpoint's T5, kept for the next call; None without a T5."""
-    return _t5(info.t5, info.tokenizer_t5) if info.t5 else None
+def t5_tokenizer(info: CheckpointInfo) -> T5Tokenizer:
+    """The tokenizer of a checkpoint's T5, kept for the next call.
+
+    Raises:
+        ModelUnsupported: if the checkpoint has no T5.
+    """
+    if info.t5 is None:
+        raise ModelUnsupported(f"{info.name} holds no T5.", "Turn T5 off.", field="use_t5")
+    return _t5(info.t5, info.tokenizer_t5)
 
 
 def count_tokens(info: CheckpointInfo, prompt: str, encoder: Encoder = "clip", *, steps: int = 20) -> tuple[int, int]:
     """The page's counter: (tokens used, capacity) of the longest prompt that any step needs.
 
     Args:
-        encoder: "clip" is whichever CLIP the checkpoint has; both share a vocabulary. T5's capacity is its greatest
-            length, CLIP's a multiple of 75 that grows.
-    Returns:
-        (0, 0) for an encoder that the checkpoint lacks.
+        encoder: T5's capacity is its greatest length, CLIP's a multiple of 75 that grows.
+    Raises:
+        ModelUnsupported: if the checkpoint has no such encoder.
     """
-    if encoder == "t5":
-        tokenizer = t5_tokenizer(info)
-    elif encoder == "clip":
-        tokenizer = clip_tokenizer(info, "clip_l") or clip_tokenizer(info, "clip_g")
-    else:
-        tokenizer = clip_tokenizer(info, encoder)
-    return max(tokenizer.count(one) for one in parse_prompt(prompt, steps).prompts) if tokenizer else (0, 0)
+    tokenizer = t5_tokenizer(info) if encoder == "t5" else clip_tokenizer(info, _clip_part(info, encoder))
+    return max(tokenizer.count(one) for one in parse_prompt(prompt, steps).prompts)
 
 
 def length_notes(info: CheckpointInfo, prompt: ParsedPrompt, encoder: Encoder = "clip") -> tuple[str, ...]:
-    """Sentences on what of a prompt an encoder does not read, because it is too long."""
+    """Sentences on what of a prompt an encoder does not read, because it is too long.
+
+    Raises:
+        ModelUnsupported: if the checkpoint has no such encoder.
+    """
     if encoder == "t5":
         t5 = t5_tokenizer(info)
-        cut, name = (t5.sequence(prompt).cut if t5 else ""), "T5"
-        limit = t5.capacity if t5 else 0
+        name, limit, cut = "T5", t5.capacity, t5.sequence(prompt).cut
     else:
-        clip = clip_tokenizer(info, "clip_g" if encoder == "clip_g" or info.clip_l is None else "clip_l")
-        cut, name = (clip.cut(prompt) if clip else ""), "CLIP"
-        limit = clip.capacity * MAX_CHUNKS if clip else 0
+        clip = clip_tokenizer(info, _clip_part(info, encoder))
+        name, limit, cut = "CLIP", clip.capacity * MAX_CHUNKS, clip.cut(prompt)
+    cut = " ".join(cut.split())
     if not cut:
         return ()
-    cut = " ".join(cut.split())
     shown = cut if len(cut) <= 60 else cut[:57] + "..."
-    return (f"{name} reads the first {limit:,} tokens of the prompt; it does not see the end, from {shown!r} on.",)
+    return (f"{name} reads at most {limit:,} tokens; of this prompt it does not see the end, from {shown!r} on.",)
 
 
-def clip_style_tokenizer(model: BPE) -> Tokenizer:
-    """A tokenizer that cleans and cuts text into words as CLIP does, around a byte-pair model (also a fresh one).
+def _clip_part(info: CheckpointInfo, encoder: Encoder) -> Part:
+    if encoder == "clip_l" or encoder == "clip_g":  # so that the type narrows
+        return encoder
+    return "clip_l" if info.clip_l else "clip_g"
+
+
+def _clip_style(model: BPE) -> Tokenizer:
+    """A tokenizer that cleans and cuts text into words as CLIP does, around a byte-pair model.
 
     Source: openai/CLIP, clip/simple_tokenizer.py; like Hugging Face's, without ftfy and HTML entities.
     """
@@ -237,11 +256,12 @@ def clip_style_tokenizer(model: BPE) -> Tokenizer:
 @lru_cache(maxsize=1)
 def _shipped_clip() -> Tokenizer:
     """CLIP's vocabulary rebuilt from its merges: 256 bytes, the same as word ends, the merges, two marks."""
-    merges = [tuple(line.split(" ")) for line in _shipped("clip_merges.txt.gz").splitlines()]
+    lines = _shipped("clip_merges.txt.gz").splitlines()
+    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
     byte_signs = _byte_signs()
     tokens = [*byte_signs, *(sign + "</w>" for sign in byte_signs), *(left + right for left, right in merges)]
     vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return clip_style_tokenizer(
+    return _clip_style(
         BPE(
             vocab=vocabulary,
             merges=merges,
@@ -258,11 +278,25 @@ def _shipped_t5() -> Tokenizer:
 
 
 def _embedded(tokenizer_json: str) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(tokenizer_json)
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # tokenizers raises no narrower one
+        raise ModelCorrupt(f"The checkpoint's own tokenizer cannot be read: {str(error)[:200]}.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True  # marks that a person types are text
     return tokenizer
+
+
+def _check(tokenizer: Tokenizer, vocab_size: int, capacity: int) -> None:
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size > vocab_size:
+        raise ModelCorrupt(
+            f"The tokenizer has {size:,} tokens, but the checkpoint's text encoder knows only {vocab_size:,}.",
+            "The file lacks its own tokenizer, or was made with another one.",
+        )
+    if capacity < 1:
+        raise ModelCorrupt("The checkpoint's text encoder has no room for a single token.")
 
 
 def _shipped(name: str) -> str:
