@@ -115,18 +115,21 @@ def _generate(
 ) -> Sequence[Path]:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     logging.basicConfig(level=logging.WARNING, format="easel: %(message)s")
-    from backend.records.outputs import Outputs
-
     from backend.engine.engine import Engine
+    from backend.records.outputs import Outputs
 
     engine = Engine(settings)
     with _progress() as on_event:
         if output is None:
-            result = engine.generate(request, on_event, cancel=cancel, outputs=Outputs(settings.outputs_dir))
-            return [Path(image.path) for image in result.images]
+            result = engine.generate(
+                request, on_event, cancel=cancel, outputs=Outputs(settings.outputs_dir, quality=settings.jpeg_quality)
+            )
+            return [picture.path for picture in result.pictures if picture.path]
         with _beside(output) as folder:
-            result = engine.generate(request, on_event, cancel=cancel, outputs=Outputs(folder))
-            return _move([Path(image.path) for image in result.images], output)
+            result = engine.generate(
+                request, on_event, cancel=cancel, outputs=Outputs(folder, quality=settings.jpeg_quality)
+            )
+            return _move([picture.path for picture in result.pictures if picture.path], output)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections.abc import Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from backend.errors import BadRequest, DiskFull
 from backend.settings import Settings
 from webui.gradio_start import prepare_gradio
 from webui.options import SentenceCommand, settings_from, settings_options
-from webui.studio import Studio
+from webui.studio import ENGINE_COMMAND, Studio
 
 if TYPE_CHECKING:
     import uvicorn
@@ -38,11 +39,25 @@ NOISY = ("httpx", "httpcore", "asyncio", "PIL", "multipart", "python_multipart",
 @click.option("--stop-with-stdin", is_flag=True, hidden=True)
 def serve(autolaunch: bool, stop_with_stdin: bool, **given: object) -> None:
     """Answer on the port until told to stop; wrong settings, a taken port or data folder end with a sentence."""
-    settings = settings_from(given)
+    run(settings_from(given), autolaunch=autolaunch, stop_with_stdin=stop_with_stdin)
+
+
+def run(
+    settings: Settings,
+    *,
+    command: Sequence[str] = ENGINE_COMMAND,
+    autolaunch: bool = False,
+    stop_with_stdin: bool = False,
+) -> None:
+    """Serve until told to stop, with ``command`` as the engine process.
+
+    Raises:
+        UserError: wrong settings, a taken port or data folder.
+    """
     check(settings)
     start_logging(settings.data_dir)
     listener = bind(settings)
-    studio = Studio(settings)
+    studio = Studio(settings, command=command)
     studio.start()
     try:
         server = build_server(studio, autolaunch=autolaunch)

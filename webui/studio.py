@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.records.metadata import PictureInfo, read_picture
-from backend.records.outputs import Outputs
-
 from backend.errors import BadRequest, NotFound
 from backend.records.catalog import Catalog
 from backend.records.images import Inputs, StoredInput
 from backend.records.jobs import Job, JobImage, JobStore
+from backend.records.metadata import PictureInfo, read_picture
+from backend.records.outputs import Outputs
 from backend.records.registry import is_registry, load_registry, save_registry
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest, request_to_json
@@ -48,9 +47,9 @@ class Studio:
         self.settings = settings
         self.store = JobStore(settings.database)
         self.live = Live()
-        self.catalog = Catalog(settings.models_dir)
+        self.catalog = Catalog(settings.models_dir, hashes=settings.data_dir / "hashes.json")
         self.inputs = Inputs(settings.inputs_dir)
-        self.outputs = Outputs(settings.outputs_dir)
+        self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality)
         self._registry_file = settings.data_dir / "registry.json"
         self._registry = load_registry(self._registry_file)
         self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()  # finished jobs as JSON: they do not change
@@ -143,7 +142,7 @@ class Studio:
 
     def read_picture(self, data: bytes) -> PictureInfo:
         """What a picture's metadata say. Raises ``BadRequest``."""
-        return read_picture(data)
+        return read_picture(data, self._registry)
 
     def count_tokens(self, checkpoint: str, prompt: str) -> tuple[int, int]:
         """Tokens used and the room there is (0/75), as the checkpoint's own tokenizer counts. Raises ``UserError``."""
