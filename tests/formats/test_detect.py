@@ -1,0 +1,398 @@
+"""Every published file is told apart by its header alone; what is none of ours is named and sent to its folder."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend.errors import ModelCorrupt, ModelUnsupported
+from backend.formats import constants
+from backend.formats.configs import (
+    CheckpointInfo,
+    CLIPConfig,
+    MMDiTConfig,
+    OtherFile,
+    T5Config,
+    UNetConfig,
+    VAEConfig,
+    VaeInfo,
+)
+from backend.formats.detect import detect
+from backend.formats.reader import Header, TensorInfo, read_header
+from tests.formats.files import Tensors, keys, published, write_sparse
+
+SDXL_UNET = UNetConfig(
+    in_channels=4,
+    out_channels=4,
+    model_channels=320,
+    channel_mult=(1, 2, 4),
+    res_blocks=(2, 2, 2),
+    depth_in=(0, 0, 2, 2, 10, 10),
+    depth_mid=10,
+    depth_out=(10, 10, 10, 2, 2, 2, 0, 0, 0),
+    context_dim=2048,
+    label_dim=2816,
+)
+SD3_MEDIUM = MMDiTConfig(
+    depth=24,
+    hidden=1536,
+    heads=24,
+    in_channels=16,
+    out_channels=16,
+    patch_size=2,
+    context_dim=4096,
+    pooled_dim=2048,
+    pos_embed_side=192,
+    qk_norm=False,
+    dual_blocks=0,
+    mlp_hidden=6144,
+)
+SD35_MEDIUM = replace(SD3_MEDIUM, pos_embed_side=384, qk_norm=True, dual_blocks=13)
+SD35_LARGE = replace(SD3_MEDIUM, depth=38, hidden=2432, heads=38, qk_norm=True, mlp_hidden=9728)
+VAE_4 = VAEConfig(latent_channels=4, channels=128, channel_mult=(1, 2, 4, 4), res_blocks=2, quant_conv=True)
+VAE_16 = replace(VAE_4, latent_channels=16, quant_conv=False)
+CLIP_L = CLIPConfig(768, 12, 12, 3072, 49408, 77, None, "quick_gelu", bos=49406, eos=49407, pad=49407)
+CLIP_G = CLIPConfig(1280, 32, 20, 5120, 49408, 77, 1280, "gelu", bos=49406, eos=49407, pad=0)
+T5 = T5Config(width=4096, layers=24, heads=64, d_kv=64, d_ff=10240, vocab_size=32128)
+
+DENOISER = "model.diffusion_model."
+
+
+@pytest.fixture
+def detected(tmp_path):
+    """Detect a list of tensors under a name that says nothing."""
+
+    def run(tensors: Tensors, metadata=None):
+        return detect(read_header(write_sparse(tmp_path / f"{uuid.uuid4().hex}.bin", tensors, metadata)))
+
+    return run
+
+
+def without_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def test_sdxl_base_has_the_published_numbers(detected):
+    info = detected(published("sdxl_base"))
+    assert isinstance(info, CheckpointInfo)
+    assert (info.family, info.variant, info.prediction) == ("sdxl", "SDXL base", "eps")
+    assert info.denoiser == SDXL_UNET
+    assert (info.vae, info.clip_l, info.clip_g, info.t5) == (VAE_4, CLIP_L, CLIP_G, None)
+    assert (info.latent.scale, info.latent.shift, info.size_multiple) == (0.13025, 0.0, 8)
+    assert info.defaults == constants.SDXL_DEFAULTS
+    assert info.precision == "fp16"
+    assert info.prefixes["clip_g"] == "conditioner.embedders.1.model."
+    assert info.bytes_by_part["denoiser"] == 5_134_927_368
+    assert not info.notes
+    assert not info.refusal
+
+
+def test_sd3_medium_with_encoders_has_the_published_numbers(detected):
+    info = detected(published("sd3_medium_incl_clips_t5xxl"))
+    assert (info.family, info.variant, info.prediction) == ("sd3", "SD3 Medium", "flow")
+    assert info.denoiser == SD3_MEDIUM
+    assert (info.vae, info.clip_l, info.clip_g, info.t5) == (VAE_16, replace(CLIP_L, projection_dim=768), CLIP_G, T5)
+    assert (info.latent.scale, info.latent.shift, info.size_multiple) == (1.5305, 0.0609, 16)
+    assert (info.defaults.steps, info.defaults.cfg_scale, info.defaults.shift) == (50, 5.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "config", "defaults"),
+    [
+        ("sd35_medium", "SD3.5 Medium", SD35_MEDIUM, (50, 5.0, 3.0)),
+        ("sd35_large", "SD3.5 Large", SD35_LARGE, (40, 4.5, 3.0)),
+    ],
+)
+def test_sd35_without_encoders_has_the_published_numbers(detected, name, variant, config, defaults):
+    info = detected(published(name))
+    assert (info.family, info.variant, info.denoiser, info.vae) == ("sd3", variant, config, VAE_16)
+    assert (info.clip_l, info.clip_g, info.t5) == (None, None, None)
+    assert (info.defaults.steps, info.defaults.cfg_scale, info.defaults.shift) == defaults
+    assert sum("text encoder" in note for note in info.notes) == 3
+
+
+def test_large_turbo_is_told_by_metadata_only(detected):
+    info = detected(published("sd35_large"), {"modelspec.title": "Stable Diffusion 3.5 Large Turbo"})
+    assert info.variant == "SD3.5 Large Turbo"
+    assert (info.defaults.steps, info.defaults.cfg_scale, info.defaults.sampler) == (4, 1.0, "euler")
+    assert any("Turbo" in note for note in detected(published("sd35_large")).notes)
+
+
+def test_inpainting_and_edm_variants_are_known_and_say_that_they_do_not_run(detected):
+    base = published("sdxl_base")
+    inpaint = detected(published("sdxl_inpaint"))
+    assert (inpaint.variant, inpaint.denoiser.in_channels) == ("SDXL inpainting", 9)
+    ip2p = detected(base | {DENOISER + "input_blocks.0.0.weight": ("F16", [320, 8, 3, 3])})
+    edm = {"edm_vpred.sigma_max": ("F32", []), "edm_vpred.sigma_min": ("F32", [])}
+    cosxl = detected(base | edm)
+    playground = detected(base | {"edm_mean": ("F32", [1, 4, 1, 1]), "edm_std": ("F32", [1, 4, 1, 1])})
+    assert [i.variant for i in (ip2p, cosxl, playground)] == ["SDXL instruct-pix2pix", "CosXL", "Playground 2.5"]
+    assert all("not supported yet" in i.refusal for i in (inpaint, ip2p, cosxl, playground))
+
+
+def test_v_prediction_is_told_by_marker_then_by_metadata(detected):
+    base = published("sdxl_base")
+    marked = detected(base | {"v_pred": ("F32", [0]), "ztsnr": ("F32", [0])})
+    assert (marked.prediction, marked.zero_terminal_snr, marked.variant) == ("v", True, "SDXL base")
+    assert any("v_pred" in note for note in marked.notes)
+    assert marked.defaults.schedule != "karras"
+    said = detected(base, {"modelspec.prediction_type": "v"})
+    assert (said.prediction, said.zero_terminal_snr) == ("v", False)
+    assert any("metadata" in note for note in said.notes)
+    assert detected(base, {"modelspec.prediction_type": "epsilon"}).prediction == "eps"
+
+
+def test_denoiser_alone_is_detected_with_or_without_prefix(detected):
+    for name, prefix in (("sdxl_base", ""), ("sd35_medium", ""), ("sdxl_base", "diffusion_model.")):
+        bare = {prefix + key: value for key, value in without_prefix(published(name), DENOISER).items()}
+        info = detected(bare)
+        assert isinstance(info, CheckpointInfo)
+        assert info.prefixes == {"denoiser": prefix}
+        assert info.vae is None
+        assert not any("belong to no part" in note for note in info.notes)
+
+
+def test_bare_denoiser_beside_prefixed_parts_keeps_them_apart(detected):
+    info = detected({key.removeprefix(DENOISER): value for key, value in published("sdxl_base").items()})
+    assert info.denoiser == SDXL_UNET
+    assert (info.vae, info.clip_l, info.clip_g) == (VAE_4, CLIP_L, CLIP_G)
+    assert info.bytes_by_part["denoiser"] == 5_134_927_368
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "folder"),
+    [
+        ("sd15", "SD1.5 checkpoint", "checkpoints"),
+        ("sd15_inpaint", "SD1.5 inpainting checkpoint", "checkpoints"),
+        ("sd21", "SD2 checkpoint", "checkpoints"),
+        ("sdxl_refiner", "SDXL refiner", "checkpoints"),
+        ("clip_l", "CLIP-L text encoder", "text_encoders"),
+        ("clip_g", "CLIP-G text encoder", "text_encoders"),
+        ("t5xxl", "T5-XXL text encoder", "text_encoders"),
+        ("sd35_large_controlnet_canny", "ControlNet for SD3.5 (Stability's)", "controlnet"),
+        ("sdxl_controlnet_diffusers", "ControlNet for SDXL (diffusers naming)", "controlnet"),
+    ],
+)
+def test_published_files_that_do_not_run_yet_are_named(detected, name, kind, folder):
+    info = detected(published(name))
+    assert isinstance(info, OtherFile)
+    assert (info.kind, info.belongs_in) == (kind, folder)
+    assert kind in info.sentence
+    assert f"models/{folder}" in info.sentence
+
+
+@pytest.mark.parametrize(("name", "config", "scale"), [("sdxl_vae", VAE_4, 0.13025), ("sd3_vae", VAE_16, 1.5305)])
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+def test_vae_files_say_what_shapes_cannot_tell(detected, name, config, scale, prefix):
+    info = detected({prefix + key: value for key, value in published(name).items()})
+    assert isinstance(info, VaeInfo)
+    assert (info.config, info.latent.scale, info.prefix, info.precision) == (config, scale, prefix, "fp16")
+    assert "same shapes" in info.notes[0]
+
+
+def open_clip(name: str, prefix: str) -> Tensors:
+    return without_prefix(published(name), prefix)
+
+
+OTHERS: list[tuple[Tensors, str, str]] = [
+    (keys("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", "lora_unet_x.alpha"), "LoRA", "loras"),
+    (keys("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"), "LoRA", "loras"),
+    (keys("transformer.transformer_blocks.0.attn.to_q.lora_B.weight"), "LoRA", "loras"),
+    (keys("unet.down_blocks.0.attn1.processor.to_q_lora.down.weight"), "LoRA", "loras"),
+    (keys("unet.mid_block.attentions.0.to_q.lora.up.weight"), "LoRA", "loras"),
+    (keys("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight"), "LoRA", "loras"),
+    (keys("lycoris_blocks_0.hada_w1_a"), "LoRA", "loras"),
+    (keys("x.hada_w1_a"), "LoRA", "loras"),
+    (keys("x.lokr_w2"), "LoRA", "loras"),
+    (keys("x.oft_blocks"), "LoRA", "loras"),
+    (keys("diffusion_model.input_blocks.1.0.in_layers.2.diff"), "LoRA", "loras"),
+    (keys("diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_A.weight"), "LoRA", "loras"),
+    (keys("lllite_unet_input_blocks_4_1.conditioning1.0.weight"), "ControlNet-LLLite", "controlnet"),
+    (keys("lora_controlnet", "input_hint_block.0.weight"), "control-LoRA", "controlnet"),
+    (keys("control_model.input_hint_block.0.weight", "control_model.out.0.weight"), "ControlNet", "controlnet"),
+    (keys("zero_convs.0.0.weight", "input_blocks.0.0.weight"), "ControlNet", "controlnet"),
+    (keys("task_embedding", "controlnet_mid_block.weight"), "ControlNet Union", "controlnet"),
+    (keys("controlnet_mid_block.weight", "conv_in.weight"), "ControlNet (diffusers naming)", "controlnet"),
+    (keys("pos_embed_input.proj.weight", "transformer_blocks.0.attn.add_k_proj.weight"),
+     "ControlNet for SD3 (diffusers naming)", "controlnet"),
+    (keys("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "IP-Adapter", "controlnet"),
+    (keys("ip_adapter.0.to_q_lora.down.weight"), "IP-Adapter", "controlnet"),
+    (keys("body.0.in_conv.weight"), "T2I-Adapter", "controlnet"),
+    (keys("emb_params", shape=(4, 768)), "textual inversion", "embeddings"),
+    (keys("clip_l", "clip_g"), "textual inversion", "embeddings"),
+    (keys("string_to_param.*"), "textual inversion", "embeddings"),
+    (keys("model.diffusion_model.double_blocks.0.img_attn.qkv.weight"), "FLUX checkpoint", ""),
+    (keys("double_blocks.0.img_attn.qkv.weight"), "FLUX checkpoint", ""),
+    (keys("model.diffusion_model.clip_txt_mapper.weight"), "Stable Cascade checkpoint", ""),
+    (keys("double_layers.0.attn.w1q.weight"), "AuraFlow checkpoint", ""),
+    (keys("transformer_blocks.0.attn.add_q_proj.weight"), "SD3 transformer in diffusers naming", "checkpoints"),
+    (keys("down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"), "U-Net in diffusers naming", "checkpoints"),
+    (keys("decoder.mid_block.attentions.0.to_q.weight"), "VAE in diffusers naming", "vae"),
+    (keys("taesd_decoder.1.weight"), "tiny preview autoencoder (TAESD)", "previews"),
+    (keys("decoder.layers.3.conv.0.weight", "encoder.layers.0.weight"), "tiny preview autoencoder (TAESD)", "previews"),
+    (keys("1.weight", "3.conv.0.weight"), "tiny preview autoencoder (TAESD)", "previews"),
+    (keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "upscaler", "upscalers"),
+    (keys("conv_first.weight", "body.0.rdb1.conv1.weight"), "upscaler", "upscalers"),
+    (keys("conv_first.weight", "layers.0.residual_group.blocks.0.norm1.weight"), "upscaler", "upscalers"),
+    (keys("vision_model.embeddings.patch_embedding.weight"), "CLIP vision encoder", "controlnet"),
+    (open_clip("sdxl_base", "conditioner.embedders.1.model."),
+     "CLIP-G text encoder (open_clip naming)", "text_encoders"),
+    (open_clip("sd21", "cond_stage_model.model."), "CLIP text encoder", "text_encoders"),
+    (keys("something.weight", "else.bias"), "unknown", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensors", "kind", "folder"), OTHERS, ids=[f"{i}-{row[1]}" for i, row in enumerate(OTHERS)])
+def test_other_kinds_of_files_are_named_and_sent_to_their_folder(detected, tensors, kind, folder):
+    info = detected(tensors)
+    assert isinstance(info, OtherFile)
+    assert (info.kind, info.belongs_in) == (kind, folder)
+    assert 10 <= len(info.sentence) <= 400
+
+
+def test_known_kinds_of_foreign_unets(detected):
+    sd21, base = published("sd21"), published("sdxl_base")
+    first = DENOISER + "input_blocks.0.0.weight"
+    video = {DENOISER + "input_blocks.1.0.time_stack.in_layers.0.weight": ("F16", [320])}
+    assert detected(sd21 | {first: ("F16", [320, 5, 3, 3])}).kind == "SD2 depth checkpoint"
+    assert detected(sd21 | {first: ("F16", [320, 9, 3, 3])}).kind == "SD2 inpainting checkpoint"
+    assert detected(sd21 | {DENOISER + "label_emb.0.0.weight": ("F16", [1280, 2048])}).kind == "SD2 unCLIP checkpoint"
+    assert detected(published("sd15") | {first: ("F16", [320, 8, 3, 3])}).kind == "SD1.5 instruct-pix2pix checkpoint"
+    assert detected(base | video).kind == "Stable Video Diffusion checkpoint"
+
+
+def test_precision_is_that_of_nearly_all_weights(detected):
+    base = published("sdxl_base")
+    norm = DENOISER + "out.0.weight"
+    assert detected(base | {norm: ("F32", [320])}).precision == "fp16"
+    for dtype, name in (("BF16", "bf16"), ("F32", "fp32"), ("F8_E4M3", "fp8"), ("F8_E5M2", "fp8")):
+        assert detected({key: (dtype, shape) for key, (_, shape) in base.items()}).precision == name
+    half = {key: ("F32" if "output_blocks" in key else dtype, shape) for key, (dtype, shape) in base.items()}
+    assert detected(half).precision == "mixed"
+
+
+def test_scaled_fp8_is_known_and_refused(detected):
+    tensors = {key: ("F8_E4M3", shape) for key, (_, shape) in published("sd35_medium").items()}
+    info = detected(tensors | {DENOISER + "scaled_fp8": ("F8_E4M3", [0])})
+    assert (info.precision, info.denoiser) == ("fp8 scaled", SD35_MEDIUM)
+    assert "scaled fp8" in info.refusal
+
+
+def test_nuisance_keys_change_nothing_and_others_are_noted(detected):
+    base = published("sdxl_base")
+    nuisance = keys(
+        "alphas_cumprod", "betas", "sqrt_one_minus_alphas_cumprod", "model_ema.decay", "denoiser.sigmas", shape=(1000,)
+    )
+    assert detected(base | nuisance).notes == ()
+    notes = detected(base | keys("my.strange.tensor")).notes
+    assert len(notes) == 1
+    assert "my.strange.tensor" in notes[0]
+
+
+EASEL = {
+    "easel.format": "1",
+    "easel.unet": json.dumps({"norm_groups": 16, "head_dim": 32}),
+    "easel.vae": json.dumps({"norm_groups": 8}),
+    "easel.latent": json.dumps({"scale": 0.5, "shift": 0.1, "rgb_factors": [[1, 0, 0]] * 4, "rgb_bias": [0, 0, 0.5]}),
+    "easel.clip_l": json.dumps({"bos": 1, "eos": 2, "pad": 2, "heads": 6, "activation": "gelu"}),
+    "easel.clip_g": json.dumps({"bos": 3, "eos": 4, "pad": 0}),
+    "easel.defaults": json.dumps({"width": 256, "height": 192, "steps": 9, "cfg_scale": 4, "sampler": "lms"}),
+    "easel.tokenizer_clip": "{}",
+}  # fmt: skip
+
+
+def test_easel_metadata_overrides_what_shapes_and_constants_say(detected):
+    info = detected(published("sdxl_base"), EASEL)
+    assert info.denoiser == replace(SDXL_UNET, norm_groups=16, head_dim=32)
+    assert info.vae == replace(VAE_4, norm_groups=8)
+    assert (info.latent.scale, info.latent.shift, info.latent.rgb_bias) == (0.5, 0.1, (0, 0, 0.5))
+    assert info.latent.rgb_factors == ((1, 0, 0),) * 4
+    assert info.clip_l == replace(CLIP_L, bos=1, eos=2, pad=2, heads=6, activation="gelu")
+    assert info.clip_g == replace(CLIP_G, bos=3, eos=4, pad=0)
+    assert (info.defaults.width, info.defaults.height, info.defaults.steps, info.defaults.shift) == (256, 192, 9, None)
+    assert (info.tokenizer_clip, info.tokenizer_t5) == ("{}", None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("easel.vae", "not json"),
+        ("easel.vae", "[8]"),
+        ("easel.vae", "[" * 100_000),
+        ("easel.vae", '{"norm_groups": 0}'),
+        ("easel.vae", '{"norm_groups": true}'),
+        ("easel.vae", '{"norm_groups": 7}'),
+        ("easel.vae", '{"channels": 8}'),
+        ("easel.unet", '{"norm_groups": 7}'),
+        ("easel.unet", '{"head_dim": null}'),
+        ("easel.latent", '{"scale": NaN}'),
+        ("easel.latent", '{"scale": 1e999}'),
+        ("easel.latent", '{"scale": 0}'),
+        ("easel.latent", '{"rgb_factors": [[1, 0, 0]]}'),
+        ("easel.latent", '{"rgb_bias": [1, 0]}'),
+        ("easel.clip_l", '{"heads": 5}'),
+        ("easel.clip_l", '{"eos": 49408}'),
+        ("easel.clip_l", '{"activation": "relu"}'),
+        ("easel.defaults", '{"steps": 1000000}'),
+        ("easel.defaults", '{"sampler": 3}'),
+        ("easel.defaults", '{"width": 100000}'),
+    ],
+)
+def test_invalid_easel_metadata_is_corrupt(detected, field, value):
+    with pytest.raises(ModelCorrupt):
+        detected(published("sdxl_base"), {field: value})
+
+
+def test_newer_format_is_refused(detected):
+    with pytest.raises(ModelUnsupported, match="Update Easel"):
+        detected(published("sdxl_base"), {"easel.format": "2"})
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        DENOISER + "out.2.weight",
+        DENOISER + "input_blocks.4.0.in_layers.2.weight",
+        "first_stage_model.encoder.conv_in.weight",
+        "conditioner.embedders.1.model.positional_embedding",
+        "conditioner.embedders.0.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+    ],
+)
+def test_missing_decisive_tensor_is_named_with_the_file(detected, missing):
+    tensors = published("sdxl_base")
+    del tensors[missing]
+    with pytest.raises(ModelCorrupt) as caught:
+        detected(tensors)
+    assert ".bin" in caught.value.what
+
+
+DECISIVE = [
+    "model.diffusion_model.input_blocks.0.0.weight",
+    "model.diffusion_model.input_blocks.7.0.in_layers.2.weight",
+    "model.diffusion_model.input_blocks.4.1.proj_in.weight",
+    "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+    "model.diffusion_model.label_emb.0.0.weight",
+    "model.diffusion_model.out.2.weight",
+    "first_stage_model.encoder.conv_in.weight",
+    "first_stage_model.encoder.down.1.block.0.conv1.weight",
+    "first_stage_model.decoder.conv_in.weight",
+    "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight",
+    "conditioner.embedders.1.model.text_projection",
+    "conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_fc.weight",
+]
+
+
+@pytest.mark.parametrize("wrong", [(), (3,), (1, 1, 1, 1, 1), (7, 7), (7, 7, 3, 3)], ids=str)
+def test_misshapen_tensors_are_corrupt_not_a_crash(wrong):
+    base = {key: TensorInfo(dtype, tuple(shape)) for key, (dtype, shape) in published("sdxl_base").items()}
+    refused = 0
+    for key in DECISIVE:
+        try:
+            detect(Header(Path("x.safetensors"), base | {key: TensorInfo("F16", wrong)}, {}, 1))
+        except ModelCorrupt:
+            refused += 1
+    assert refused >= len(DECISIVE) // 2  # the others only make another network, which the loader then refuses
