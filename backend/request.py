@@ -164,6 +164,16 @@ class GenerationRequest:
         """The tab that such a request comes from."""
         return "inpaint" if self.is_inpaint else "img2img" if self.is_img2img else "txt2img"
 
+    def seeds_of(self, index: int) -> tuple[int, int]:
+        """Seed and variation seed of the picture ``index`` (0 ..) of a request whose seeds are drawn.
+
+        Each picture takes the next seed; with a variation strength the seed stays and the variation seed counts, as
+        A1111 does, so that a batch shows variations of one picture.
+        """
+        if self.variation_strength > 0:
+            return self.seed, self.variation_seed + index
+        return self.seed + index, self.variation_seed
+
 
 _ADAPTER: TypeAdapter[GenerationRequest] = TypeAdapter(GenerationRequest)
 FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(GenerationRequest))
@@ -221,7 +231,7 @@ def accepted(name: str) -> str:
     """What a field takes, in words: 'a whole number from 1 to 150'."""
     schema = request_schema()["properties"][name]
     choices = schema.get("anyOf", [schema])
-    node: dict[str, Any] = {**schema, **next((c for c in choices if c.get("type") != "null"), {})}
+    node: dict[str, Any] = {**schema, **next(c for c in choices if c.get("type") != "null")}
     if "enum" in node:
         return "one of " + ", ".join(map(repr, node["enum"]))
     kind = node.get("type")

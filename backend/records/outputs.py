@@ -1,0 +1,105 @@
+"""Where pictures go: ``outputs/YYYY-MM-DD/NNNNN-SEED-JOB-INDEX.png``, written whole with their request inside.
+
+Number and seed are what A1111's users look for; job and index make a job that is run again after a crash overwrite
+its own pictures, with the same bytes, instead of leaving doubles. The server makes every name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from PIL import Image
+
+from backend.records.containers import encode
+from backend.records.files import sweep_temps, write_atomically
+from backend.records.infotext import parameters_text
+from backend.records.metadata import document
+from backend.records.registry import Registry, core_registry
+from backend.request import GenerationRequest, ImageFormat
+
+_SUFFIXES: Mapping[ImageFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_NUMBERED = re.compile(r"(\d{5,})-")
+_JOB_LETTERS = 8
+
+
+@dataclass(frozen=True)
+class SavedPicture:
+    """A picture that is on disk, whole; ``notes`` say what the file could not hold."""
+
+    path: Path
+    parameters: str
+    notes: tuple[str, ...] = ()
+
+
+class Outputs:
+    """The folder of finished pictures.
+
+    Args:
+        quality: 1..100 of JPEG and WebP; 100 makes WebP lossless.
+        registry: labels of samplers and schedules; the core's if None.
+        today: the clock's date, for the day's folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        quality: int = 92,
+        registry: Registry | None = None,
+        today: Callable[[], date] = date.today,
+    ) -> None:
+        self._folder = folder
+        self._quality = quality
+        self._registry = registry or core_registry()
+        self._today = today
+
+    def save(
+        self, image: Image.Image, *, job: str, index: int, request: GenerationRequest, facts: Mapping[str, str]
+    ) -> SavedPicture:
+        """Write the picture ``index`` of a resolved request; the same call gives the same bytes.
+
+        Args:
+            job: id of the job; "" outside the server: then request and facts stand for it.
+            facts: see ``parameters_text``.
+        Raises:
+            DiskFull: it could not be written; nothing is left behind.
+        """
+        parameters = parameters_text(request, facts, self._registry, index=index)
+        record = document(request, facts, index=index)
+        encoded = encode(
+            image.convert("RGB"), request.image_format, parameters=parameters, document=record, quality=self._quality
+        )
+        seed, variation = request.seeds_of(index)
+        shown_seed = variation if request.variation_strength > 0 else seed
+        tail = f"-{shown_seed}-{_job_part(job, record)}-{index}{_SUFFIXES[request.image_format]}"
+        folder = self._folder / self._today().isoformat()
+        path = folder / _name_for(folder, tail)
+        write_atomically(path, encoded.data)
+        notes = (
+            () if encoded.has_parameters else ("The prompt is too long for a JPEG's EXIF: only Easel reads it back.",)
+        )
+        return SavedPicture(path, parameters, notes)
+
+    def sweep(self) -> int:
+        """Remove the temp files of writers that were killed; returns how many there were."""
+        return sweep_temps(self._folder)
+
+
+def _job_part(job: str, record: str) -> str:
+    letters = re.sub("[^0-9A-Za-z]", "", job)
+    return (letters or hashlib.sha256(record.encode()).hexdigest())[:_JOB_LETTERS]
+
+
+def _name_for(folder: Path, tail: str) -> str:
+    """The name this picture has already, or one with the next free number."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    known = next((name for name in names if name.endswith(tail) and name[: -len(tail)].isdigit()), None)
+    if known is not None:
+        return known
+    numbers = [int(match[1]) for name in names if (match := _NUMBERED.match(name))]
+    return f"{max(numbers, default=-1) + 1:05d}{tail}"
