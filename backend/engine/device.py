@@ -75,7 +75,9 @@ def _device(name: str) -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError:
-        raise BadRequest(f"Device {name!r} is not known.", "Use auto, cpu, mps, cuda or cuda:N.", field="device") from None
+        raise BadRequest(
+            f"Device {name!r} is not known.", "Use auto, cpu, mps, cuda or cuda:N.", field="device"
+        ) from None
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from torch import nn
 from backend.checkpoints.load import load_part, load_vae_file
 from backend.engine.device import DevicePolicy, dtype_name
 from backend.formats.configs import CheckpointInfo, Part, VaeInfo
+from backend.nn.mmdit import MMDiT
+from backend.nn.unet import UNet
+from backend.nn.vae import VAE
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +114,21 @@ class ModelManager:
             module = module.to(device=self.policy.device, dtype=self.policy.dtype_of(part))
             if part in ("denoiser", "vae") and self.policy.device.type == "cuda":
                 module = module.to(memory_format=torch.channels_last)
-            log.info("loaded %s in %.2f s as %s", key, time.perf_counter() - started, dtype_name(self.policy.dtype_of(part)))
-            resident = self._residents[key] = Resident(key, module, 0.0)
+            log.info(
+                "loaded %s in %.2f s as %s", key, time.perf_counter() - started, dtype_name(self.policy.dtype_of(part))
+            )
+            resident = self._residents[key] = Resident(key, module, time.monotonic())
             self._on_change(self.residents)
         resident.used = time.monotonic()
         return resident.module
+
+    def denoiser(self, info: CheckpointInfo) -> UNet | MMDiT:
+        """The denoiser of a checkpoint, as ``get``."""
+        return cast("UNet | MMDiT", self.get(info, "denoiser"))
+
+    def vae(self, info: CheckpointInfo | VaeInfo) -> VAE:
+        """A VAE, as ``get``."""
+        return cast("VAE", self.get(info, "vae"))
 
     def drop(self, keys: Iterable[PartKey]) -> None:
         """Let parts go and give their memory back."""

@@ -12,13 +12,15 @@ import queue
 import sys
 import threading
 import traceback
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from backend.engine.engine import Engine, warm_up
 from backend.errors import UserError
 from backend.events import Event, Failed, Ready, event_to_line
 from backend.request import parse_request
 from backend.settings import load_settings
+
+if TYPE_CHECKING:
+    from backend.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,12 @@ class Worker:
 
     def run(self) -> None:
         """Serve until stdin closes."""
-        engine = Engine(load_settings(), on_residents=self.send)
-        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
-        self.send(Ready(registry=engine.registry, device=engine.policy.words, dtype=engine.dtype))
         threading.Thread(target=self._read_orders, name="orders", daemon=True).start()
+        # torch and transformers take seconds to import: orders and cancels are read meanwhile.
+        from backend.engine.engine import Engine
+
+        engine = Engine(load_settings(), on_residents=self.send)
+        self.send(Ready(registry=engine.registry, device=engine.policy.words, dtype=engine.dtype))
         while (order := self._jobs.get()) is not None:
             self._run_job(engine, order)
 

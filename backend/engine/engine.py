@@ -1,0 +1,327 @@
+"""The engine: a plain object that turns a request into pictures, in a script, a test or behind the page.
+
+All mutable state of the backend hangs on it: resident models, measured speeds, the catalog's cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+from typing import Any
+
+import torch
+from PIL import Image
+
+from backend.diffusion.registry import SCHEMA, registry_entries
+from backend.diffusion.samplers import SAMPLERS
+from backend.diffusion.samplers.spec import StepState
+from backend.engine import pipeline
+from backend.engine.device import choose_device, dtype_name
+from backend.engine.models import ModelManager, PartKey
+from backend.engine.plan import Speeds, activation_bytes, make_plan
+from backend.engine.preview import preview_jpeg
+from backend.errors import Cancelled, ModelUnsupported, OutOfMemory
+from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Residents, Step
+from backend.families.table import FAMILIES
+from backend.formats.configs import CheckpointInfo, VaeInfo
+from backend.records.catalog import Catalog
+from backend.records.images import Inputs
+from backend.records.infotext import parameters_text
+from backend.records.outputs import Outputs
+from backend.records.resolve import resolve
+from backend.request import GenerationRequest
+from backend.settings import Settings
+
+log = logging.getLogger(__name__)
+VERSION = "0.1.0"
+BATCHED_PIXELS = 1024 * 1024  # on a CPU, above this the activations of a doubled batch cost more than they save
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One finished picture; ``path`` is where it was saved, if it was."""
+
+    image: Image.Image
+    seed: int
+    parameters: str
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What a request became: the request with every open field filled, its pictures, and what there is to say."""
+
+    request: GenerationRequest
+    pictures: tuple[Picture, ...]
+    notes: tuple[str, ...]
+    plan: Plan
+    seconds: float
+
+
+class Engine:
+    """Runs requests one at a time.
+
+    Args:
+        settings: folders, device and budgets.
+        on_residents: told after every change of what is in memory.
+    """
+
+    def __init__(self, settings: Settings, on_residents: Callable[[Residents], None] | None = None) -> None:
+        self.settings = settings
+        self.policy = choose_device(settings.device, settings.dtype, settings.memory_gb)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self._on_residents = on_residents
+        self.manager = ModelManager(self.policy, self._tell_residents)
+        self.catalog = Catalog(settings.models_dir, hashes=settings.data_dir / "hashes.json")
+        self.registry: dict[str, Any] = {"schema": SCHEMA, **registry_entries()}
+        self.inputs = Inputs(settings.inputs_dir)
+        self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)
+        self.speeds = Speeds()
+        self.rng = SystemRandom()  # draws the seeds that a request leaves open
+
+    @property
+    def dtype(self) -> str:
+        """The denoiser's arithmetic, 'bfloat16'."""
+        return dtype_name(self.policy.dtype)
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        on_event: Callable[[JobEvent], None] | None = None,
+        *,
+        cancel: threading.Event | None = None,
+        outputs: Outputs | None = None,
+        job: str = "",
+    ) -> GenerationResult:
+        """Make the pictures of a request.
+
+        Args:
+            on_event: told what happens, in this thread: Planned, Step, ImageSaved, Note, Done.
+            cancel: set from another thread to stop before the next network call.
+            outputs: where pictures are saved as they are finished; None: they are only returned.
+            job: id that the events and file names carry.
+        Raises:
+            UserError: any of ``backend.errors``; whatever was saved before stays.
+        """
+        run = _Run(self, on_event or (lambda _event: None), cancel or threading.Event(), outputs, job)
+        try:
+            return run.generate(request)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(request) from error
+        except RuntimeError as error:
+            if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
+                raise self._out_of_memory(request) from error
+            raise
+
+    def batching(self, request: GenerationRequest) -> pipeline.Batching:
+        """CFG as one batch or two passes: by setting, else by device and size, never by what memory is free."""
+        if self.settings.guidance_batching != "auto":
+            return self.settings.guidance_batching
+        pixels = (request.width or 0) * (request.height or 0) * request.batch_size
+        return "two passes" if self.policy.device.type == "cpu" and pixels > BATCHED_PIXELS else "batched"
+
+    def _out_of_memory(self, request: GenerationRequest) -> OutOfMemory:
+        self.manager.drop_all()
+        size = f"{request.width} x {request.height}, batch size {request.batch_size}"
+        return OutOfMemory(
+            f"There was not enough memory on {self.policy.device.type} for {size}.",
+            "Use a smaller size or batch size, or switch T5 off.",
+        )
+
+    def _tell_residents(self, parts: tuple[PartKey, ...]) -> None:
+        if self._on_residents:
+            self._on_residents(Residents(parts=tuple(map(str, parts)), bytes=sum(key.bytes for key in parts)))
+
+
+class _Run:
+    """One call of ``Engine.generate``."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        on_event: Callable[[JobEvent], None],
+        cancel: threading.Event,
+        outputs: Outputs | None,
+        job: str,
+    ) -> None:
+        self.engine = engine
+        self.on_event = on_event
+        self.cancel = cancel
+        self.outputs = outputs
+        self.job = job
+        self.notes: list[str] = []
+
+    def generate(self, request: GenerationRequest) -> GenerationResult:
+        started = time.perf_counter()
+        engine = self.engine
+        job = self._prepare(request)
+        request = job.request
+        sigmas = pipeline.sigmas_of(job)
+        steps = len(sigmas) - 1
+        plan = self._plan(job, steps)
+        self.on_event(Planned(job=self.job, plan=plan))
+        hashes = _HashInBackground(engine.catalog, job)
+
+        prompting = pipeline.encode_prompts(job, engine.manager, steps)
+        for note in prompting.notes:
+            self.note(note)
+        start = pipeline.prepare_start(job, engine.manager)
+        pictures: list[Picture] = []
+        on_step = self._step_teller(job, steps)
+        batch_started = time.perf_counter()
+        for index, seeds, latents in pipeline.sample_batches(job, engine.manager, prompting, start, sigmas, on_step):
+            engine.speeds.learn(
+                job.info.name,
+                plan.model_calls // request.batch_count,
+                (request.width or 0) * (request.height or 0),
+                time.perf_counter() - batch_started,
+            )
+            images = pipeline.decode_latents(job, engine.manager, latents)
+            batch = pipeline.finish_batch(start, index, seeds, images)
+            pictures += self._finish(job, batch, hashes.wait(), plan)
+            batch_started = time.perf_counter()
+        seconds = time.perf_counter() - started
+        self.on_event(Done(job=self.job, seconds=seconds))
+        return GenerationResult(request, tuple(pictures), tuple(self.notes), plan, seconds)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+            self.on_event(Note(job=self.job, text=text))
+
+    def check(self) -> None:
+        if self.cancel.is_set():
+            raise Cancelled("The job was stopped.")
+
+    def _prepare(self, request: GenerationRequest) -> pipeline.Job:
+        engine = self.engine
+        info = engine.catalog.checkpoint(request.checkpoint)
+        vae = engine.catalog.vae(request.vae) if request.vae else None
+        image = engine.inputs.load(request.init_image) if request.init_image else None
+        mask = engine.inputs.load_mask(request.mask) if request.mask else None
+        resolved = resolve(
+            request, info, engine.registry, rng=engine.rng, init_size=image.size if image else None, vae=vae
+        )
+        for note in resolved.notes:
+            self.note(note)
+        if info.family not in FAMILIES:
+            raise ModelUnsupported(
+                f"{info.name} is {info.variant}, which this version does not run.", field="checkpoint"
+            )
+        family = FAMILIES[info.family]
+        request = resolved.request
+        if mask is not None and image is not None and mask.size != image.size:
+            self.note(
+                f"The mask has another size than the picture and was stretched to {image.width} x {image.height}."
+            )
+            mask = mask.resize(image.size, Image.Resampling.BILINEAR)
+        return pipeline.Job(
+            request=request,
+            info=info,
+            vae=vae,
+            family=family,
+            prediction=family.prediction(info, request),
+            init_image=image,
+            mask=mask,
+            batching=engine.batching(request),
+            check=self.check,
+            on_note=self.note,
+        )
+
+    def _plan(self, job: pipeline.Job, steps: int) -> Plan:
+        engine, info, request = self.engine, job.info, job.request
+        vae_info: CheckpointInfo | VaeInfo = job.vae or info
+        parts = [engine.manager.key(info, part) for part in job.family.text_parts(info, request)]
+        parts += [engine.manager.key(info, "denoiser"), engine.manager.key(vae_info, "vae")]
+        passes = 2 if (request.cfg_scale or 1.0) > 1 else 1
+        per_step = SAMPLERS[str(request.sampler)].calls_per_step
+        vae_config = job.vae.config if job.vae else info.vae
+        if vae_config is None:
+            raise ModelUnsupported(f"{info.name} has no VAE.", "Choose one from models/vae.", field="vae")
+        calls = round(steps * per_step * passes * request.batch_size * request.batch_count)
+        return make_plan(
+            engine.manager, request, info, parts,
+            activations=activation_bytes(request, info, vae_config, job.batching),
+            calls=calls, guidance=job.batching, speeds=engine.speeds,
+        )  # fmt: skip
+
+    def _step_teller(self, job: pipeline.Job, steps: int) -> pipeline.OnBatchStep:
+        batches, every = job.request.batch_count, self.engine.settings.preview_every
+        latent_format = pipeline.latent_format(job)
+        started = time.perf_counter()
+
+        def tell(batch: int, state: StepState) -> None:
+            self.check()
+            done, whole = batch * steps + state.index + 1, batches * steps
+            elapsed = time.perf_counter() - started
+            due = every and ((state.index + 1) % every == 0 or state.index + 1 == steps)
+            self.on_event(
+                Step(
+                    job=self.job,
+                    step=state.index + 1,
+                    steps=steps,
+                    batch=batch,
+                    batches=batches,
+                    seconds_left=elapsed / done * (whole - done),
+                    preview=preview_jpeg(state.denoised, latent_format) if due else None,
+                )
+            )
+
+        return tell
+
+    def _finish(
+        self, job: pipeline.Job, batch: pipeline.Batch, hashes: dict[str, str], plan: Plan
+    ) -> Iterator[Picture]:
+        """Save a batch's pictures, if they are to be saved, and tell each as soon as it is on disk."""
+        facts = {
+            **hashes,
+            "device": self.engine.policy.device.type,
+            "dtype": self.engine.dtype,
+            "guidance": plan.guidance,
+            "version": VERSION,
+        }
+        first = batch.index * job.request.batch_size
+        for index, (image, seed) in enumerate(zip(batch.images, batch.seeds, strict=True), start=first):
+            if self.outputs is None:
+                parameters = parameters_text(job.request, facts, self.engine.registry, index=index)
+                yield Picture(image, seed, parameters, None)
+                continue
+            saved = self.outputs.save(image, job=self.job, index=index, request=job.request, facts=facts)
+            for note in saved.notes:
+                self.note(note)
+            self.on_event(
+                ImageSaved(
+                    job=self.job,
+                    index=index,
+                    path=str(saved.path),
+                    seed=seed,
+                    width=image.width,
+                    height=image.height,
+                    parameters=saved.parameters,
+                )
+            )
+            yield Picture(image, seed, saved.parameters, saved.path)
+
+
+class _HashInBackground:
+    """Computes the model hashes while the picture is made: they stand in its metadata, always."""
+
+    def __init__(self, catalog: Catalog, job: pipeline.Job) -> None:
+        self._result: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._compute, args=(catalog, job), name="hashes", daemon=True)
+        self._thread.start()
+
+    def _compute(self, catalog: Catalog, job: pipeline.Job) -> None:
+        self._result["model_hash"] = catalog.model_hash(job.info.path)
+        if job.vae:
+            self._result["vae_hash"] = catalog.model_hash(job.vae.path)
+
+    def wait(self) -> dict[str, str]:
+        self._thread.join()
+        return self._result

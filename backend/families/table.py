@@ -1,0 +1,9 @@
+"""The families that the engine runs, by the name that detection gives."""
+
+from __future__ import annotations
+
+from backend.families.base import Family
+from backend.families.sd3 import SD3
+from backend.families.sdxl import SDXL
+
+FAMILIES: dict[str, Family] = {"sdxl": SDXL(), "sd3": SD3()}
