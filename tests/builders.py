@@ -1,4 +1,4 @@
-"""Tiny configs and random-weight networks of both families: real classes, a few hundred thousand numbers.
+"""Tiny configs, random-weight networks and whole checkpoints of both families: real classes, narrow.
 
 Head widths follow the rule of published files (64 a head), so that a tiny file's config can be read from its shapes.
 """
@@ -6,12 +6,14 @@ Head widths follow the rule of published files (64 a head), so that a tiny file'
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from backend.formats.configs import MMDiTConfig, UNetConfig, VAEConfig
+from backend.formats.configs import Family, MMDiTConfig, UNetConfig, VAEConfig
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
@@ -20,11 +22,11 @@ TINY_UNET = UNetConfig(
     in_channels=4,
     out_channels=4,
     model_channels=32,
-    channel_mult=(1, 2, 4),
+    channel_mult=(1, 2, 2),
     res_blocks=(1, 1, 1),
-    depth_in=(0, 1, 2),
-    depth_mid=2,
-    depth_out=(2, 2, 1, 1, 0, 0),
+    depth_in=(0, 1, 1),
+    depth_mid=1,
+    depth_out=(1, 1, 1, 1, 0, 0),
     context_dim=192,  # CLIP-L 64 + CLIP-G 128
     label_dim=128 + 6 * 256,  # pooled CLIP-G + six sinusoids
 )
@@ -58,7 +60,7 @@ TINY_MMDIT = MMDiTConfig(
     dual_blocks=0,
     mlp_hidden=512,
 )
-TINY_MMDIT_X = replace(TINY_MMDIT, depth=3, hidden=192, heads=3, mlp_hidden=768, qk_norm=True, dual_blocks=2)
+TINY_MMDIT_X = replace(TINY_MMDIT, qk_norm=True, dual_blocks=1)
 TINY_VAE = VAEConfig(
     latent_channels=4, channels=16, channel_mult=(1, 1, 2, 2), res_blocks=1, quant_conv=True, norm_groups=8
 )
@@ -104,3 +106,47 @@ def tiny_vae(config: VAEConfig = TINY_VAE, seed: int = 0) -> VAE:
     vae = VAE(config)
     randomise(vae, seed)
     return vae
+
+
+def tiny_clip_tokenizer(size: int = 300) -> str:
+    """A `tokenizers` JSON as CLIP's, one token a character (printable ASCII); its last two tokens are begin and end."""
+    pieces = [*_characters(), *(f"<unused {n}>" for n in range(size - 2 - len(_characters())))]
+    return _tokenizer_json([*pieces, "<|startoftext|>", "<|endoftext|>"], unknown="<|endoftext|>")
+
+
+def tiny_t5_tokenizer(size: int = 400) -> str:
+    """The same characters behind T5's padding, end and unknown tokens."""
+    marks = ["<pad>", "</s>", "<unk>"]
+    unused = size - len(marks) - len(_characters())
+    return _tokenizer_json([*marks, *_characters(), *(f"<unused {n}>" for n in range(unused))], unknown="<unk>")
+
+
+def tiny_checkpoint(path: Path, family: Family, seed: int = 0, **options: object) -> Path:
+    """Write a whole tiny checkpoint (6 MB) that generates pictures; ``options`` go to ``write_checkpoint``."""
+    from backend.checkpoints.save import write_checkpoint
+    from tests.checkpoints.tiny import tiny_metadata, tiny_modules
+
+    metadata = tiny_metadata(family) | {"easel.tokenizer_clip": tiny_clip_tokenizer()}
+    if family == "sd3":
+        metadata["easel.tokenizer_t5"] = tiny_t5_tokenizer()
+    write_checkpoint(path, family=family, modules=tiny_modules(family, seed), metadata=metadata, **options)  # type: ignore[arg-type]
+    return path
+
+
+def _characters() -> list[str]:
+    """Printable ASCII, inside a word and at its end."""
+    signs = [chr(code) for code in range(0x21, 0x7F)]
+    return [*signs, *(sign + "</w>" for sign in signs)]
+
+
+def _tokenizer_json(pieces: Sequence[str], unknown: str) -> str:
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
+
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(
+        BPE(vocabulary, [], unk_token=unknown, end_of_word_suffix="</w>", continuing_subword_prefix="")
+    )
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # words and runs of punctuation
+    return tokenizer.to_str()

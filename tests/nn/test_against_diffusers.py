@@ -14,6 +14,9 @@ from tests.oracles.diffusers_names import mmdit_to_diffusers, unet_to_diffusers,
 
 pytestmark = pytest.mark.oracle
 TOLERANCE = 2e-5  # relative to the largest output
+SDXL_WITH_DEPTHS = replace(
+    builders.TINY_UNET, channel_mult=(1, 2, 4), depth_in=(0, 1, 2), depth_mid=2, depth_out=(2, 2, 1, 1, 0, 0)
+)
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -59,7 +62,7 @@ def diffusers_unet(config: UNetConfig):
 @pytest.mark.parametrize(
     "config",
     [
-        replace(builders.TINY_UNET, depth_in=(0, 1, 2), depth_mid=2, depth_out=(2, 2, 1, 1, 0, 0)),
+        SDXL_WITH_DEPTHS,
         builders.TINY_UNET_INPAINT,
         builders.TINY_UNET_SD1,
     ],
@@ -94,7 +97,7 @@ def test_unet_matches_diffusers(config: UNetConfig, size: tuple[int, int]):
         builders.TINY_MMDIT,
         replace(builders.TINY_MMDIT, qk_norm=True),
         builders.TINY_MMDIT_X,
-        replace(builders.TINY_MMDIT_X, dual_blocks=3),
+        replace(builders.TINY_MMDIT_X, depth=3, hidden=192, heads=3, mlp_hidden=768, dual_blocks=3),
     ],
     ids=["sd3", "qk_norm", "dual", "all_dual"],
 )
