@@ -30,9 +30,16 @@ SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
             stochastic(
                 "dpmpp_2s_a", "DPM++ 2S a", sample_dpmpp_2s_ancestral, calls_per_step=2, default_schedule="karras"
             ),
-            stochastic("dpmpp_sde", "DPM++ SDE", sample_dpmpp_sde, calls_per_step=2, default_schedule="karras"),
-            stochastic("dpmpp_2m_sde", "DPM++ 2M SDE", sample_dpmpp_2m_sde, default_schedule="exponential"),
-            stochastic("dpmpp_3m_sde", "DPM++ 3M SDE", sample_dpmpp_3m_sde, default_schedule="exponential"),
+            # The SDE samplers converge too: a seed's Brownian path is the same whatever the number of steps.
+            stochastic(
+                "dpmpp_sde", "DPM++ SDE", sample_dpmpp_sde, calls_per_step=2, converges=True, default_schedule="karras"
+            ),
+            stochastic(
+                "dpmpp_2m_sde", "DPM++ 2M SDE", sample_dpmpp_2m_sde, converges=True, default_schedule="exponential"
+            ),
+            stochastic(
+                "dpmpp_3m_sde", "DPM++ 3M SDE", sample_dpmpp_3m_sde, converges=True, default_schedule="exponential"
+            ),
             deterministic("unipc", "UniPC", sample_unipc),
             # DDIM without noise (Song et al. 2021, arXiv:2010.02502, eq. 12) mixes denoised and the noise in x anew:
             # in sigma that is Euler's step, on flow too. What sets it apart is its schedule.
