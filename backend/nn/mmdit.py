@@ -59,7 +59,12 @@ class HeadNorm(nn.RMSNorm):
 
 
 class SelfAttention(nn.Module):
-    """The projections of one attention; the attention itself may be over tokens of two of these."""
+    """The projections of one attention; the attention itself may be over tokens of two of these.
+
+    With ``pre_only`` there is no ``proj``: nothing comes out.
+    """
+
+    proj: nn.Linear
 
     def __init__(self, config: MMDiTConfig, *, pre_only: bool = False) -> None:
         super().__init__()
@@ -68,7 +73,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden)
         self.ln_q = HeadNorm(head_dim) if config.qk_norm else nn.Identity()
         self.ln_k = HeadNorm(head_dim) if config.qk_norm else nn.Identity()
-        self.proj = None if pre_only else nn.Linear(config.hidden, config.hidden)
+        if not pre_only:
+            self.proj = nn.Linear(config.hidden, config.hidden)
 
     def project(self, x: Tensor) -> QKV:
         """(B, T, hidden) -> queries, keys and values."""
@@ -81,20 +87,22 @@ class DismantledBlock(StartsAtZero, nn.Module):
     """The half of a joint block that belongs to one kind of token; its parts are called by ``JointBlock``.
 
     Args:
-        pre_only: the text half of the last block: its tokens are attended to, but not carried on.
+        pre_only: the text half of the last block: its tokens are attended to, but not carried on, so that it has no
+            ``norm2`` and no ``mlp``.
         dual: has a second attention over its own tokens alone (MMDiT-X).
     """
 
     zero_at_start = ("adaLN_modulation.1",)
+    norm2: nn.LayerNorm
+    mlp: Mlp
 
     def __init__(self, config: MMDiTConfig, *, pre_only: bool = False, dual: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.hidden, elementwise_affine=False, eps=1e-6)
         self.attn = SelfAttention(config, pre_only=pre_only)
         self.attn2 = SelfAttention(config) if dual else None
-        if pre_only:
-            self.norm2, self.mlp = None, None
-        else:
+        self.pre_only = pre_only
+        if not pre_only:
             self.norm2 = nn.LayerNorm(config.hidden, elementwise_affine=False, eps=1e-6)
             self.mlp = Mlp(config.hidden, config.mlp_hidden)
         self.parts = 2 if pre_only else 9 if dual else 6
@@ -137,7 +145,7 @@ class JointBlock(nn.Module):
             x = gated(x, gate2, image.attn2.proj(merge_heads(own)))
         x = gated(x, mlp_gate, image.mlp(modulate(image.norm2(x), mlp_shift, mlp_scale)))
 
-        if text.mlp is None:
+        if text.pre_only:
             return None, x
         text_gate, text_mlp_shift, text_mlp_scale, text_mlp_gate = text_rest
         context = gated(context, text_gate, text.attn.proj(merge_heads(text_out)))
@@ -200,8 +208,9 @@ class MMDiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         for embedder in (self.t_embedder, self.y_embedder):
-            nn.init.normal_(embedder.mlp[0].weight, std=0.02)
-            nn.init.normal_(embedder.mlp[2].weight, std=0.02)
+            for layer in embedder.mlp:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.02)
         side = self.config.pos_embed_side
         waves = sinusoid(torch.arange(side, device=self.pos_embed.device), self.config.hidden // 2)  # (side, hidden/2)
         rows = waves[:, None].expand(side, side, -1)
