@@ -1,0 +1,101 @@
+"""1,000 flipped bytes and 200 cut files: our own errors or the right weights, never a crash, never half a model."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backend.checkpoints.load import load_part
+from backend.checkpoints.save import write_checkpoint
+from backend.errors import UserError
+from backend.formats.configs import CheckpointInfo
+from backend.formats.detect import detect
+from backend.formats.layout import part_tensors
+from backend.formats.reader import read_header
+from tests import builders
+from tests.checkpoints import tiny
+
+UNET = replace(
+    builders.TINY_UNET, channel_mult=(1, 2), res_blocks=(1, 1), depth_in=(0, 1), depth_mid=1, depth_out=(1, 1, 0, 0)
+)
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory):
+    """A small checkpoint, its header length, and the right weights of each part."""
+    path = tmp_path_factory.mktemp("fuzz") / "victim.safetensors"
+    modules = tiny.tiny_modules("sdxl") | {"denoiser": builders.tiny_unet(UNET)}
+    write_checkpoint(path, family="sdxl", modules=modules, metadata=tiny.tiny_metadata("sdxl"))
+    info = detect(read_header(path))
+    weights = {part: load_part(info, part).state_dict() for part in info.prefixes}
+    weights = {part: {key: tensor.clone() for key, tensor in state.items()} for part, state in weights.items()}
+    return path, 8 + int.from_bytes(path.read_bytes()[:8], "little"), weights
+
+
+def test_a_flipped_byte_gives_an_error_of_ours_or_a_whole_model(victim):
+    path, header_end, weights = victim
+    original = read_header(path)
+    size = path.stat().st_size
+    rng = random.Random(2026)
+    # Half of the flips hit the header, where all that can go wrong is decided; the data holds any bytes.
+    places = [rng.randrange(header_end) for _ in range(500)] + [rng.randrange(size) for _ in range(500)]
+    refused = loaded = 0
+    with path.open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            old = file.read(1)
+            new = bytes([rng.choice([b for b in range(256) if b != old[0]])])
+            rewrite(file, place, new)
+            try:
+                header = read_header(path)
+                if dict(header.tensors) == dict(original.tensors) and dict(header.metadata) == dict(original.metadata):
+                    continue  # a byte of the data
+                info = detect(header)
+                assert isinstance(info, CheckpointInfo)
+                for part, state in weights.items():
+                    same = part_tensors(header.tensors, info.prefixes[part]) == part_tensors(
+                        original.tensors, info.prefixes[part]
+                    )
+                    if not same:
+                        module = load_part(info, part)
+                        assert_whole(module, state)
+                loaded += 1
+            except UserError as error:
+                refused += 1
+                assert 10 <= len(str(error)) <= 600
+            finally:
+                rewrite(file, place, old)
+    assert refused > 350
+    assert detect(read_header(path)).name == "victim"
+    assert loaded < 150  # flips inside metadata texts
+
+
+def test_a_cut_file_is_always_refused(victim, tmp_path):
+    path, header_end, _ = victim
+    rng = random.Random(7)
+    lengths = [*range(40), *(rng.randrange(header_end) for _ in range(80))]
+    lengths += [rng.randrange(path.stat().st_size) for _ in range(200 - len(lengths))]
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(path.read_bytes())
+    for length in sorted(lengths, reverse=True):
+        os.truncate(cut, length)
+        with pytest.raises(UserError) as caught:
+            read_header(cut)
+        assert caught.value.code in ("model_corrupt", "model_unsafe")
+        assert caught.value.todo
+
+
+def rewrite(file, place, byte):
+    file.seek(place)
+    file.write(byte)
+    file.flush()
+
+
+def assert_whole(module, state):
+    found = module.state_dict()
+    assert list(found) == list(state)
+    assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
