@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import gradio
     from starlette.types import ASGIApp
 
+    from backend.settings import Settings
+
 
 # Whatever the page asks for: nothing of gradio's that keeps, tells or lets in more than Easel does.
 CLOSED: Mapping[str, Any] = {
@@ -35,7 +37,12 @@ def build_app(studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | N
     Args:
         look: theme, head and other keyword arguments for ``gr.mount_gradio_app``.
     """
-    return Guard(Limits(build_routes(studio, blocks, look)), Policy.of(studio.settings))
+    return guarded(build_routes(studio, blocks, look), studio.settings)
+
+
+def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """The application with everything that stands before its routes."""
+    return Guard(Limits(app), Policy.of(settings))
 
 
 def build_routes(studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | None = None) -> FastAPI:

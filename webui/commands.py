@@ -119,17 +119,11 @@ def _generate(
     from backend.records.outputs import Outputs
 
     engine = Engine(settings)
-    with _progress() as on_event:
-        if output is None:
-            result = engine.generate(
-                request, on_event, cancel=cancel, outputs=Outputs(settings.outputs_dir, quality=settings.jpeg_quality)
-            )
-            return [picture.path for picture in result.pictures if picture.path]
-        with _beside(output) as folder:
-            result = engine.generate(
-                request, on_event, cancel=cancel, outputs=Outputs(folder, quality=settings.jpeg_quality)
-            )
-            return _move([picture.path for picture in result.pictures if picture.path], output)
+    with _progress() as on_event, _place(settings, output) as folder:
+        outputs = Outputs(folder, quality=settings.jpeg_quality)
+        result = engine.generate(request, on_event, cancel=cancel, outputs=outputs)
+        paths = [picture.path for picture in result.pictures if picture.path is not None]
+        return paths if output is None else _move(paths, output)
 
 
 @contextmanager
@@ -175,8 +169,11 @@ def _stopping(cancel: threading.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    """A folder on the disk of ``output``, so that the finished picture is moved there in one step."""
+def _place(settings: Settings, output: Path | None) -> Iterator[Path]:
+    """The outputs folder; or one on the disk of ``output``, from where a finished picture is moved in one step."""
+    if output is None:
+        yield settings.outputs_dir
+        return
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".easel-") as folder:

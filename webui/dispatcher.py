@@ -82,6 +82,7 @@ class Dispatcher:
         self._process: EngineProcess | None = None
         self._started = 0.0
         self._ready = False
+        self._hung = ""  # why the process was killed, until its exit comes
         self._running: _Running | None = None
         self._deaths = 0
         self._start_at: float | None = None
@@ -149,18 +150,19 @@ class Dispatcher:
         self._process = None
         self._ready = False
         running, self._running = self._running, None
-        log.error("the engine process ended: %s", end.words)
+        cause, self._hung = self._hung or end.words, ""
+        log.error("the engine process ended: %s", cause)
         if self._clock() - self._started > LONG_LIFE:
             self._deaths = 0
-        self._plan_restart(f"The engine process ended ({end.words}) and is started again.")
+        self._plan_restart(f"The engine process ended ({cause}) and is started again.")
         self._live.over()
         if running is not None and running.job.attempts >= MAX_ATTEMPTS:
-            cause = WorkerCrashed(
-                f"The engine process died {running.job.attempts} times while it ran this job ({end.words}).",
+            error = WorkerCrashed(
+                f"The engine process died {running.job.attempts} times while it ran this job ({cause}).",
                 "Try a smaller size or batch, or another checkpoint; easel.log has the details.",
             )
             if not self._store.get(running.job.id).cancel_requested:
-                self._store.fail(running.job.id, cause, attempt=running.job.attempts)
+                self._store.fail(running.job.id, error, attempt=running.job.attempts)
         self._store.requeue_running(MAX_ATTEMPTS)
 
     def _plan_restart(self, trouble: str) -> None:
@@ -276,7 +278,7 @@ class Dispatcher:
             self._start_engine()
         hangs_at = self._hangs_at()
         if hangs_at is not None and now >= hangs_at and self._process is not None:
-            log.error("no sign from the engine process for too long; it is ended")
+            self._hung = f"it gave no sign for {now - (self._running.heard if self._running else self._started):.0f} s"
             self._process.kill()  # its exit comes as a message
             self._started = now  # and until then this is not said again
             if self._running is not None:

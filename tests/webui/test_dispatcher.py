@@ -141,6 +141,7 @@ def test_a_job_that_kills_the_engine_twice_fails_with_the_cause_and_the_next_wor
 def test_a_hanging_engine_is_ended_and_started_again(rig):
     job = rig.wait(rig.submit("hang"), "failed", 30)
     assert job.error["code"] == "worker_crashed"
+    assert "gave no sign" in job.error["what"]
     assert rig.wait(rig.submit("next"), "done").images
 
 

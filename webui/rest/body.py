@@ -45,7 +45,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise BadRequest("A number in the body has too many digits.", "Send a smaller number.") from None
     if not isinstance(value, dict):
         raise BadRequest(f"The body is a JSON {_kind(value)}.", 'Send a JSON object, as {"prompt": "a fox"}.')
-    _check_depth(value)
+    _check_inside(value)
     return value
 
 
@@ -84,18 +84,30 @@ def _no_constant(name: str) -> NoReturn:
     raise BadRequest(f"The body holds {name}, which is not JSON.", "Send a finite number.")
 
 
-def _check_depth(value: object) -> None:
+def _check_inside(value: object) -> None:
+    """Refuse what lies too deep, and text that is no Unicode. Level by level: recursion would end before it could."""
     level = [value]
     for _ in range(MAX_DEPTH):
+        for each in level:
+            if isinstance(each, str) and not _is_unicode(each):
+                raise BadRequest("A text in the body holds half a character (a lone surrogate).", "Send whole text.")
         level = [
             inner
             for each in level
             if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
+            for inner in ([*each, *each.values()] if isinstance(each, dict) else each)
         ]
         if not level:
             return
     raise _too_deep()
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _too_deep() -> BadRequest:

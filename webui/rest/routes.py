@@ -54,7 +54,8 @@ def add_rest(app: FastAPI, studio: Studio) -> None:
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         app.add_route(path, _told(handler), methods=methods)
     everything = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    app.add_route("/api/{rest:path}", _told(rest.nothing), methods=everything)
+    for path in ("/api", "/api/{rest:path}"):
+        app.add_route(path, _told(rest.nothing), methods=everything)
 
 
 class Rest:
