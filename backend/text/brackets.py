@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal
 
 STRONGER = 1.1
 MAX_WEIGHT = 10.0
@@ -42,14 +42,6 @@ class Notes:
         )
 
 
-class Shown(NamedTuple):
-    """A piece of text that is there at some step; BREAK is one with no text."""
-
-    text: str
-    weight: float
-    is_break: bool
-
-
 class _Group:
     """A pair of brackets with something in it, or the whole prompt (parent None).
 
@@ -57,24 +49,15 @@ class _Group:
     """
 
     __slots__ = (
-        "colon",
-        "colons",
-        "factor",
-        "last_colon",
-        "number",
-        "parent",
-        "pipe",
-        "pipes",
-        "role",
-        "square",
-        "when",
+        *("colon", "colons", "factor", "kind", "last_colon", "number"),
+        *("parent", "pipe", "pipes", "role", "when"),
     )
 
-    def __init__(self, number: int, parent: _Group | None, square: bool, factor: float) -> None:
+    def __init__(self, number: int, parent: _Group | None, kind: str) -> None:
         self.number = number
         self.parent = parent
-        self.square = square
-        self.factor = factor
+        self.kind = kind  # "(", "[" or, for the whole, ""
+        self.factor = {"(": STRONGER, "[": 1 / STRONGER, "": 1.0}[kind]
         self.colon = parent.colons if parent else 0
         self.pipe = parent.pipes if parent else 0
         self.colons = self.pipes = 0
@@ -92,14 +75,9 @@ class _Group:
         return side == (step >= change_step(self.when, steps))
 
 
-class _Part(NamedTuple):
-    """Text with its place; ``mark`` tells the separators and BREAK, which may turn out to be no text, apart."""
-
-    text: str
-    group: _Group
-    colon: int
-    pipe: int
-    mark: str
+# Plain tuples, because a hostile prompt has 100,000 of them and named ones cost twice as much.
+Shown = tuple[str, float, bool]  # text, weight, whether it is BREAK (which has no text)
+_Part = tuple[str, _Group, int, int, str]  # text, place (group, colon, pipe), mark: separators and BREAK may be no text
 
 
 class Scan:
@@ -110,18 +88,21 @@ class Scan:
     """
 
     def __init__(self, tokens: Sequence[str], notes: Notes) -> None:
-        self._root = _Group(0, None, square=False, factor=1.0)
+        self._root = _Group(0, None, "")
         self._groups = [self._root]
         self._parts: list[_Part] = []
-        self._text: list[str] = []  # read but not yet among the parts
         self._stack: list[_Group | str] = [self._root]
+        self._current = self._root  # the innermost open group
+        self._text: list[str] = []  # text of the current group that is not yet among the parts
         self._counts = {"(": 0, "[": 0}  # open brackets of each kind
+        self._skipped = {"(": 0, "[": 0}  # those that were left open inside a closed pair
         self._notes = notes
         self._read(tokens)
         self._end_text()
-        self._note_unclosed(self._counts["("], self._counts["["])
+        self._notes.add("A ( is never closed; it acts to the end.", count=self._counts["("] + self._skipped["("])
+        self._notes.add("A [ is never closed; it acts to the end.", count=self._counts["["] + self._skipped["["])
         self._weights = self._products()
-        self.is_empty = all(part.mark == "" and part.text.isspace() for part in self._parts)
+        self.is_empty = all(not mark and text.isspace() for text, *_, mark in self._parts)
 
     def at_steps(self, steps: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """(start, until, key) of each stretch of steps that shows one prompt; stretches of equal keys show the same."""
@@ -141,7 +122,7 @@ class Scan:
         for text, group, colon, pipe, mark in self._parts:
             separates = (mark == ":" and group.role == "schedule") or (mark == "|" and group.role == "alternate")
             if not separates and visible[group.number] and group.shows(colon, pipe, step, steps):
-                yield Shown(text, self._weights[group.number], mark == "BREAK")
+                yield text, self._weights[group.number], mark == "BREAK"
 
     def _products(self) -> list[float]:
         """The weight of each group: its factor times those of the groups around it."""
@@ -152,22 +133,20 @@ class Scan:
         return [product if abs(product) <= MAX_WEIGHT else bounded(product, self._notes) for product in products]
 
     def _read(self, tokens: Sequence[str]) -> None:
-        counts, stack, pending = self._counts, self._stack, self._text
+        counts, stack = self._counts, self._stack
         strays = 0
         for text, mark in zip_longest(tokens[::2], tokens[1::2], fillvalue=""):
             if text:
-                pending.append(text)
+                self._put(text)
             if mark in counts:
-                if pending:
-                    self._end_text()
                 counts[mark] += 1
                 stack.append(mark)
             elif mark in OPENER:
                 opener = OPENER[mark]
                 if not counts[opener]:
-                    pending.append(mark)
+                    self._put(mark)
                     strays += 1
-                elif stack[-1] == opener and not pending:  # an empty pair
+                elif stack[-1] == opener:  # an empty pair
                     stack.pop()
                     counts[opener] -= 1
                 else:
@@ -178,63 +157,67 @@ class Scan:
 
     def _mark(self, mark: str) -> None:
         if mark[0] == "\\":
-            self._text.append(mark[1:])
+            self._put(mark[1:])
         elif mark == "AND":
             self._notes.add("AND inside brackets, or where prompts cannot be joined, is an ordinary word.")
-            self._text.append(mark)
+            self._put(mark)
         elif mark[0] == "<":
             self._notes.add("{} has no effect here and was left out of the prompt.", mark)
-        elif mark == "BREAK":
-            self._end_text()
-            self._add("", mark)
-        elif self._stack[-1] is self._root:
-            self._text.append(mark)  # : and | separate only inside brackets
+        elif mark != "BREAK" and self._stack[-1] is self._root:
+            self._put(mark)  # : and | separate only inside brackets
         else:
-            self._end_text()
-            group = self._group()
+            self._enter()
+            group = self._current
             if mark == ":":
                 group.last_colon = len(self._parts)
-            self._add(mark, mark)
+            self._add("" if mark == "BREAK" else mark, mark)
             group.colons += mark == ":"
             group.pipes += mark == "|"
+
+    def _put(self, text: str) -> None:
+        if self._stack[-1] is not self._current:
+            self._enter()
+        self._text.append(text)
+
+    def _add(self, text: str, mark: str) -> None:
+        group = self._current
+        self._parts.append((text, group, group.colons, group.pipes, mark))
 
     def _end_text(self) -> None:
         if self._text:
             self._add("".join(self._text), "")
             self._text.clear()
 
-    def _add(self, text: str, mark: str) -> None:
-        group = self._group()
-        self._parts.append(_Part(text, group, group.colons, group.pipes, mark))
-
-    def _group(self) -> _Group:
-        """The innermost open group; a bracket that held nothing so far becomes one, and those around it."""
+    def _enter(self) -> None:
+        """Make groups of the open brackets that held nothing so far; the innermost becomes the current one."""
+        self._end_text()
         stack = self._stack
         place = len(stack)
-        while not isinstance(group := stack[place - 1], _Group):
+        while isinstance(stack[place - 1], str):
             place -= 1
         for index in range(place, len(stack)):
-            square = stack[index] == "["
-            group = _Group(len(self._groups), group, square, 1 / STRONGER if square else STRONGER)
-            self._groups.append(group)
-            stack[index] = group
-        return group
+            self._current = _Group(len(self._groups), self._current, kind=str(stack[index]))
+            self._groups.append(self._current)
+            stack[index] = self._current
 
     def _leave(self, opener: str) -> None:
         """Close the innermost bracket of a kind, and unclosed ones of the other kind within it."""
-        self._end_text()
-        group = self._stack.pop()
-        skipped = 0
-        while _kind(group) != opener:
-            skipped += 1
-            group = self._stack.pop()
-        self._counts[opener] -= 1
-        if skipped:
-            self._counts["[" if opener == "(" else "("] -= skipped
-            self._note_unclosed(*((0, skipped) if opener == "(" else (skipped, 0)))
-        if isinstance(group, str):
-            return
-        if group.square:
+        kind = ""
+        while kind != opener:
+            bracket = self._stack.pop()
+            if isinstance(bracket, _Group):
+                self._end_text()
+                self._current = bracket.parent or self._root
+                kind = bracket.kind
+                if kind == opener:
+                    self._finish(bracket)
+            else:
+                kind = bracket
+            self._counts[kind] -= 1
+            self._skipped[kind] += kind != opener
+
+    def _finish(self, group: _Group) -> None:
+        if group.kind == "[":
             self._finish_square(group)
         elif number := self._take_number(group):
             group.factor = bounded(float(number), self._notes)
@@ -252,17 +235,14 @@ class Scan:
 
     def _take_number(self, group: _Group) -> str:
         """Remove ``:number`` from the end of a group and return the number; "" if it does not end so."""
-        if group.last_colon < 0 or group.last_colon != len(self._parts) - 2 or self._parts[-1].group is not group:
+        if group.last_colon < 0 or group.last_colon != len(self._parts) - 2:
             return ""
-        number = read_number(self._parts[-1].text, self._notes)
+        text, holder, *_ = self._parts[-1]
+        number = read_number(text, self._notes) if holder is group else ""
         if number:
             del self._parts[-2:]
             group.colons -= 1
         return number
-
-    def _note_unclosed(self, rounds: int, squares: int) -> None:
-        self._notes.add("A ( is never closed; it acts to the end.", count=rounds)
-        self._notes.add("A [ is never closed; it acts to the end.", count=squares)
 
 
 def read_number(written: str, notes: Notes) -> str:
@@ -288,9 +268,3 @@ def change_step(when: str, steps: int) -> int:
     is_share = value < 1 or (value == 1 and "." in when)
     done = value * steps + 1e-6 if is_share else value  # the small term: 0.29 * 100 is 28.999...
     return int(min(max(done, 0), steps))
-
-
-def _kind(bracket: _Group | str) -> str:
-    if isinstance(bracket, str):
-        return bracket
-    return "[" if bracket.square else "("
