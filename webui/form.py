@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from backend.errors import BadRequest
 from backend.request import parse_request, request_schema
 
 Choices = Sequence[tuple[str, Any]]
+Control = gr.Textbox | gr.Slider | gr.Number | gr.Dropdown | gr.Radio | gr.Checkbox
 
 # What the schema cannot say: which fields are typed rather than slid, which offer all choices at a glance.
 TYPED = frozenset(
@@ -20,6 +20,11 @@ TYPED = frozenset(
 )
 RADIOS = frozenset({"resize_mode", "masked_content", "inpaint_area"})
 AUTOMATIC = frozenset({"clip_skip", "original_width", "original_height", "target_width", "target_height"})
+
+# Fields that only one family reads: their controls show, and are sent, only while such a checkpoint is chosen.
+FAMILY_OF = {"shift": "sd3", "use_t5": "sd3", "prompt_t5": "sd3"} | dict.fromkeys(
+    ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), "sdxl"
+)
 
 
 def field_schema(field: str) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def field_schema(field: str) -> dict[str, Any]:
 
 def component(
     field: str, *, tab: str = "", value: Any = None, choices: Choices | None = None, **options: Any
-) -> Component:
+) -> Control:
     """The component that edits ``field``.
 
     Args:
@@ -43,7 +48,9 @@ def component(
     """
     schema = field_schema(field)
     value = schema.get("default") if value is None else value
-    options = {"label": schema["title"], "elem_id": f"{tab}_{field}" if tab else field, **options}
+    classes = [*options.pop("elem_classes", ()), *([f"only-{FAMILY_OF[field]}"] if field in FAMILY_OF else [])]
+    elem_id = f"{tab}_{field}" if tab else field
+    options = {"label": schema["title"], "elem_classes": classes, "elem_id": elem_id, **options}
     if choices is not None:
         return gr.Dropdown(list(choices), value=value, allow_custom_value=True, **options)
     if "enum" in schema:
@@ -58,7 +65,7 @@ def component(
         precision = 0 if schema["type"] == "integer" else None
         hint = "auto" if field in AUTOMATIC else None
         return gr.Number(value, minimum=low, maximum=high, precision=precision, placeholder=hint, **options)
-    return gr.Slider(low, high, value=low if value is None else value, step=step, buttons=["reset"], **options)
+    return gr.Slider(low, high, value=low if value is None else value, step=step, buttons=[], **options)
 
 
 def help_texts() -> dict[str, str]:
@@ -79,9 +86,14 @@ def to_request(values: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def to_components(fields: Mapping[str, Any], components: Mapping[str, Component]) -> dict[Component, Any]:
+def for_family(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """The fields without those that only another family reads."""
+    return {field: value for field, value in fields.items() if FAMILY_OF.get(field, family) == family}
+
+
+def to_components(fields: Mapping[str, Any], components: Mapping[str, Control]) -> dict[Control, Any]:
     """The updates that show ``fields``; values that the request would refuse, and unknown fields, are left out."""
-    shown: dict[Component, Any] = {}
+    shown: dict[Control, Any] = {}
     for field, value in to_request({k: v for k, v in fields.items() if k in components}).items():
         try:
             parse_request({field: value})

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.components import Component
 
 from backend.errors import BadRequest, UserError
 from backend.request import parse_request
-from webui.form import help_texts, to_request
-from webui.parts import choices
+from webui.form import Control, for_family, help_texts, to_request
 from webui.parts.bridge import Bridge
 from webui.parts.look import head, theme
 from webui.parts.quick_bar import QuickBar, quick_bar
@@ -27,7 +25,7 @@ from webui.tabs.generation import GenerationTab
 if TYPE_CHECKING:
     from webui.studio import Studio
 
-# Filled by our script when Generate is pressed: sha256 of picture and mask, and a key that makes a double click one job.
+# Filled by our script when Generate is pressed: sha256 of picture and mask; a key that makes a double click one job.
 HIDDEN = ("init_image", "mask", "key")
 
 
@@ -41,7 +39,7 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="Easel", analytics_enabled=False, fill_width=True) as page:
         bar = quick_bar(studio)
         checkpoint = str(bar.fields["checkpoint"].value or "")
-        hidden: dict[str, Component] = {
+        hidden: dict[str, Control] = {
             name: gr.Textbox(visible="hidden", elem_id=f"easel_{name}", label=name, container=False) for name in HIDDEN
         }
         with gr.Tabs(elem_id="tabs"):
@@ -69,11 +67,12 @@ def submit(studio: Studio, tab: str, values: dict[str, Any]) -> None:
         raise BadRequest(f"{tab} needs a picture to start from.", "Drop one on the picture box, or send a result here.")
     elif tab == "inpaint" and "mask" not in fields:
         raise BadRequest("Nothing is painted yet.", "Paint over what should be made anew.", field="mask")
-    studio.submit(parse_request(fields), key=key)
+    family = studio.catalog.checkpoint(fields.get("checkpoint", "")).family
+    studio.submit(parse_request(for_family(fields, family)), key=key)
 
 
-def _wire_tab(tab: GenerationTab, studio: Studio, bar: QuickBar, hidden: dict[str, Component]) -> None:
-    inputs = {**bar.fields, **tab.fields, **hidden}
+def _wire_tab(tab: GenerationTab, studio: Studio, bar: QuickBar, hidden: dict[str, Control]) -> None:
+    inputs: dict[str, Any] = {**bar.fields, **tab.fields, **hidden}
     names, own = json.dumps(list(inputs)), json.dumps(tab.name)
 
     tab.prompt.generate.click(
@@ -82,7 +81,7 @@ def _wire_tab(tab: GenerationTab, studio: Studio, bar: QuickBar, hidden: dict[st
         js=f"async (...values) => await easel.beforeSubmit({own}, {names}, values)",
         api_visibility="private",
         show_progress="hidden",
-        queue=False,
+        concurrency_limit=None,
     ).then(None, js="() => easel.lookNow()")
     tab.prompt.interrupt.click(None, js="() => easel.interrupt()")
     tab.prompt.paste.click(
@@ -113,7 +112,7 @@ def _wire_bridge(bridge: Bridge, bar: QuickBar) -> None:
     shared = list(bar.fields.values())
     quiet: dict[str, Any] = {
         "outputs": bridge.components(),
-        "queue": False,
+        "concurrency_limit": None,
         "show_progress": "hidden",
         "api_visibility": "private",
     }

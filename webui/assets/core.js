@@ -10,6 +10,10 @@
   easel.on = (name, listener) => (listeners[name] = listeners[name] || []).push(listener);
   easel.emit = (name, data) => (listeners[name] || []).forEach((listener) => listener(data));
 
+  // gradio may put our scripts into the page after it has been read
+  easel.whenReady = (action) =>
+    document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", () => action()) : setTimeout(action, 0);
+
   // gradio calls this when one of our places appears (again): the part is built into it.
   easel.mount = (kind, element, options, raise) => {
     if (element.dataset.part === kind && element.firstElementChild) return;

@@ -24,7 +24,7 @@
   easel.restored = (shared) => {
     [form.shared.checkpoint, form.shared.vae] = shared;
     chosen = form.shared.checkpoint;
-    ready = true;
+    ready = easel.isRestored = true;
     showFamily();
     easel.emit("form", "shared");
   };
@@ -127,6 +127,6 @@
     throw new Error(`The ${tab} tab did not open.`);
   };
 
-  document.addEventListener("DOMContentLoaded", easel.modelsChanged);
+  easel.whenReady(easel.modelsChanged);
   easel.tabs = TABS;
 })(window.easel);

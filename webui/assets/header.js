@@ -34,5 +34,5 @@
     easel.restoreForm();
   };
 
-  document.addEventListener("DOMContentLoaded", () => kept && setTheme(kept === "dark"));
+  easel.whenReady(() => kept && setTheme(kept === "dark"));
 })(window.easel);

@@ -90,7 +90,7 @@
       const { mask } = this, { revision } = mask;
       if (!this.sent || this.sent.revision !== revision) {
         const body = await mask.png();
-        const stored = await easel.api("inputs?kind=mask", { method: "POST", headers: { "Content-Type": "image/png" }, body });
+        const stored = await easel.api("inputs", { method: "POST", headers: { "Content-Type": "image/png" }, body });
         if (this.mask === mask) this.sent = { revision, sha256: stored.sha256 };
         return { ...picture, mask: stored.sha256 };
       }

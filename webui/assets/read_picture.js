@@ -3,7 +3,7 @@
   "use strict";
 
   const { el } = easel;
-  const SOURCES = { easel: "Made with Easel", a1111: "Parameters as AUTOMATIC1111 writes them", none: "No parameters found" };
+  const SOURCES = { easel: "Made with Easel", a1111: "Parameters as AUTOMATIC1111 writes them", comfyui: "Made with ComfyUI", none: "No parameters found" };
 
   easel.parts.read_picture = (element) => {
     let file = null, info = null, address = null;
@@ -49,7 +49,8 @@
     }
 
     async function send(tab) {
-      easel.send("apply", info.request ? { tab, values: info.request } : { tab, text: info.parameters });
+      const values = info.picture || info.request; // this picture's own seed, not its whole batch
+      easel.send("apply", values ? { tab, values } : { tab, text: info.parameters });
       easel.showTab(tab);
       if (tab === "txt2img") return;
       try {

@@ -157,7 +157,10 @@
     panel.stage.classList.toggle("is-live", Boolean(preview));
     if (source && panel.picture.getAttribute("src") !== source) panel.picture.src = source;
     const size = preview ? job.request : shown;
-    if (size && size.width) panel.picture.style.aspectRatio = `${size.width} / ${size.height}`;
+    if (size && size.width) {
+      panel.picture.style.aspectRatio = `${size.width} / ${size.height}`;
+      panel.picture.style.maxWidth = `min(100%, ${Math.max(384, 2.5 * size.width)}px)`; // a small picture stays crisp
+    }
     const owner = shown && jobOf(shown.id);
     panel.picture.alt = preview ? "Live preview" : owner ? owner.prompt || "Result" : "";
     panel.actions.hidden = Boolean(preview) || !shown;

@@ -66,5 +66,5 @@
   };
 
   document.addEventListener("visibilitychange", () => !document.hidden && poll());
-  document.addEventListener("DOMContentLoaded", poll);
+  easel.whenReady(poll);
 })(window.easel);

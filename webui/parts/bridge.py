@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.components import Component
 
-from backend.errors import UserError
-from backend.records.metadata import parse_parameters
-from webui.form import field_schema, to_components
+from backend.records.metadata import read_parameters
+from backend.records.registry import Registry
+from webui.form import Control, field_schema, to_components
 from webui.parts import choices
 from webui.tabs.generation import GenerationTab
 
@@ -22,24 +21,24 @@ if TYPE_CHECKING:
     from webui.studio import Studio
 
 EVENTS = ("restore", "apply", "wanted", "rescan")
-Updates = dict[Component, Any]
+Updates = dict[Control, Any]
 
 
-def notify(texts: list[str], *, title: str = "") -> None:
+def notify(texts: list[str]) -> None:
     """A toast; names and values in it come from files, so they are escaped (gradio renders toasts as HTML)."""
     if texts:
-        gr.Info(html.escape(" ".join(texts)), title=title or "Note", duration=8)
+        gr.Info(html.escape(" ".join(texts)), duration=6)
 
 
 class Bridge:
     """Turns the script's events into component updates."""
 
-    def __init__(self, studio: Studio, shared: Mapping[str, Component], tabs: Mapping[str, GenerationTab]) -> None:
+    def __init__(self, studio: Studio, shared: Mapping[str, Control], tabs: Mapping[str, GenerationTab]) -> None:
         self.studio = studio
         self.shared = shared
         self.tabs = tabs
 
-    def components(self) -> set[Component]:
+    def components(self) -> set[Control]:
         """Every component that an event may fill."""
         return set(self.shared.values()) | {c for tab in self.tabs.values() for c in tab.fields.values()}
 
@@ -68,7 +67,7 @@ class Bridge:
             return {}
         values, notes = _mapping(data.get("values")), []
         if isinstance(data.get("text"), str):
-            values, notes = read_text(data["text"])
+            values, notes = read_text(data["text"], self.studio.registry)
         shared = self._known_files(values)
         gone = [k for k in ("checkpoint", "vae") if values.get(k) and k not in shared]
         notes += [f"{field_schema(k)['title']} {values[k]!r} is not here; the chosen one stays." for k in gone]
@@ -84,12 +83,18 @@ class Bridge:
             return {}
         values |= {k: v for k, v in _mapping(data.get("remembered")).items() if k in values}
         known = {k: v for k, v in values.items() if v is not None}
-        told = [f"{field_schema(k)['title']} {v}" for k, v in known.items()]
-        notify([", ".join(told) + "."], title=html.escape(name))
+        notify([f"{name} wants {self._in_words(known)}."])
         updates: Updates = {}
         for tab in self.tabs.values():
             updates |= to_components(known, tab.fields)
         return updates
+
+    def _in_words(self, values: Mapping[str, Any]) -> str:
+        labels = {name: label for label, name in choices.samplers(self.studio) + choices.schedules(self.studio)}
+        size = f"{values['width']} x {values['height']}" if {"width", "height"} <= set(values) else ""
+        rest = {k: labels.get(v, v) for k, v in values.items() if k not in {"width", "height"}}
+        told = [f"{field_schema(k)['title']} {v}" for k, v in rest.items()]
+        return ", ".join([size, *told] if size else told)
 
     def _lists(self) -> Updates:
         """Current choices of every drop-down; a checkpoint that has gone gives way to the first."""
@@ -112,13 +117,11 @@ class Bridge:
         return {k: values[k] for k, names in known.items() if isinstance(values.get(k), str) and values[k] in names}
 
 
-def read_text(text: str) -> tuple[dict[str, Any], list[str]]:
-    """Request fields in a parameters text, and a sentence on what was not understood."""
-    try:
-        fields = parse_parameters(text)
-    except UserError as error:
-        raise gr.Error(html.escape(str(error)), print_exception=False) from None
-    return fields, []
+def read_text(text: str, registry: Registry) -> tuple[dict[str, Any], list[str]]:
+    """Request fields in a parameters text, and a sentence naming what has no place in a request."""
+    parsed = read_parameters(text, registry)
+    left = ", ".join(parsed.leftovers)
+    return parsed.fields, [f"Not understood, and left out: {left[:300]}."] if left else []
 
 
 def _with_value(update: Any, value: Any) -> Any:

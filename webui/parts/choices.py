@@ -42,7 +42,7 @@ def schedules(studio: Studio) -> Choices:
 
 
 def wanted_by(studio: Studio, checkpoint: str) -> dict[str, Any]:
-    """The request fields that the checkpoint has a wish for (size, steps, CFG, sampler, schedule, shift); {} if gone."""
+    """What the checkpoint wishes for (size, steps, CFG, sampler, schedule, shift), as request fields; {} if gone."""
     try:
         return asdict(studio.catalog.checkpoint(checkpoint).defaults)
     except UserError:

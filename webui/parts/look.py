@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import gradio as gr
+from gradio import themes
 from gradio.themes.utils import colors, sizes
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -43,9 +43,9 @@ GREYS = colors.Color(
 )  # fmt: skip
 
 
-def theme() -> gr.themes.Base:
+def theme() -> themes.Base:
     """Dense and calm; light and dark."""
-    base = gr.themes.Base(
+    base = themes.Base(
         primary_hue=ACCENT,
         secondary_hue=ACCENT,
         neutral_hue=GREYS,
@@ -67,7 +67,7 @@ def theme() -> gr.themes.Base:
         border_color_primary_dark="*neutral_800",
         block_shadow="none",
         block_label_text_size="*text_xs",
-        block_title_text_size="*text_xs",
+        block_title_text_size="*text_sm",
         block_title_text_color="*neutral_600",
         block_title_text_color_dark="*neutral_300",
         input_background_fill="*neutral_50",
@@ -81,7 +81,10 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover_dark="*primary_500",
         button_primary_text_color="white",
-        button_secondary_background_fill="*neutral_100",
+        button_border_width="1px",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_700",
+        button_secondary_background_fill="white",
         button_secondary_background_fill_hover="*neutral_200",
         button_secondary_background_fill_dark="*neutral_800",
         button_secondary_background_fill_hover_dark="*neutral_700",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import gradio as gr
-from gradio.components import Component
 
-from webui.form import component
+from webui.form import Control, component
 from webui.parts.buttons import tool_button
 
 
@@ -15,7 +14,7 @@ from webui.parts.buttons import tool_button
 class PromptPart:
     """The prompt's fields and the buttons beside them."""
 
-    fields: dict[str, Component]
+    fields: dict[str, Control]
     generate: gr.Button
     interrupt: gr.Button
     paste: gr.Button
@@ -51,7 +50,7 @@ def prompt_part(tab: str) -> PromptPart:
                 )
                 paste = tool_button("Fill the form from the parameters in the prompt", "paste", f"{tab}_paste")
                 clear = tool_button("Clear the prompts", "clear", f"{tab}_clear_prompt")
-            use_t5 = component("use_t5", tab=tab, elem_classes=["only-sd3", "use-t5"], container=False)
+            use_t5 = component("use_t5", tab=tab, elem_classes=["use-t5"], container=False)
     return PromptPart(
         {"prompt": prompt, "negative_prompt": negative, "use_t5": use_t5}, generate, interrupt, paste, clear
     )

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import gradio as gr
-from gradio.components import Component
 
-from webui.form import component
+from webui.form import Control, component
 from webui.parts import choices
 from webui.parts.bridge import EVENTS
 from webui.parts.buttons import tool_button
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 class QuickBar:
     """Fields that all tabs share, and the bar's buttons."""
 
-    fields: dict[str, Component]
+    fields: dict[str, Control]
     refresh: gr.Button
     defaults: gr.Button
     bridge: gr.HTML  # events that the script raises: see parts/bridge.py

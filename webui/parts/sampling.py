@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
-from webui.form import Choices, component
+from webui.form import Choices, Control, component
 from webui.parts.buttons import tool_button
 
 
 def sampling_part(
     tab: str, *, wanted: Mapping[str, Any], samplers: Choices, schedules: Choices, source: Callable[[], None]
-) -> dict[str, Component]:
+) -> dict[str, Control]:
     """Draw the left column and wire the buttons that need no server (swap, dice, recycle).
 
     Args:
@@ -23,9 +22,9 @@ def sampling_part(
     Returns:
         request field -> component.
     """
-    fields: dict[str, Component] = {}
+    fields: dict[str, Control] = {}
 
-    def add(field: str, **options: Any) -> Component:
+    def add(field: str, **options: Any) -> Control:
         fields[field] = component(field, tab=tab, value=wanted.get(field), **options)
         return fields[field]
 
@@ -44,13 +43,13 @@ def sampling_part(
         add("batch_count", min_width=130)
         add("batch_size", min_width=130)
     add("cfg_scale")
-    add("shift", elem_classes=["only-sd3"])
+    add("shift")
     _seed(tab, add)
     _advanced(add)
     return fields
 
 
-def _seed(tab: str, add: Callable[..., Component]) -> None:
+def _seed(tab: str, add: Callable[..., Control]) -> None:
     with gr.Row(elem_classes=["seed-row"]):
         seed = add("seed", min_width=140, scale=4)
         dice = tool_button("Random seed", "dice", f"{tab}_random_seed")
@@ -62,7 +61,7 @@ def _seed(tab: str, add: Callable[..., Component]) -> None:
         add("variation_strength", min_width=130)
 
 
-def _advanced(add: Callable[..., Component]) -> None:
+def _advanced(add: Callable[..., Control]) -> None:
     with gr.Accordion("Advanced", open=False, elem_classes=["advanced"]):
         add("cfg_rescale")
         with gr.Row(elem_classes=["pair"]):
@@ -78,5 +77,5 @@ def _advanced(add: Callable[..., Component]) -> None:
                     names = [f"{first}_width", f"{first}_height"] if second else ["crop_left", "crop_top"]
                     for name in [*names, *([f"{second}_width", f"{second}_height"] if second else [])]:
                         add(name, min_width=80)
-        for name, only in (("prompt_clip_l", ()), ("prompt_clip_g", ()), ("prompt_t5", ("only-sd3",))):
-            add(name, lines=1, max_lines=6, elem_classes=list(only), placeholder="empty: the prompt above")
+        for name in ("prompt_clip_l", "prompt_clip_g", "prompt_t5"):
+            add(name, lines=1, max_lines=6, placeholder="empty: the prompt above")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import gradio as gr
-from gradio.components import Component
 
+from webui.form import Control
 from webui.parts import choices
 from webui.parts.prompt import PromptPart, prompt_part
 from webui.parts.sampling import sampling_part
@@ -23,15 +23,15 @@ class GenerationTab:
     """A tab that makes pictures: its name, request fields and buttons."""
 
     name: str
-    fields: dict[str, Component]
+    fields: dict[str, Control]
     prompt: PromptPart
 
 
 def generation_tab(
-    name: str, studio: Studio, checkpoint: str, source: Callable[[], dict[str, Component]] = dict
+    name: str, studio: Studio, checkpoint: str, source: Callable[[], dict[str, Control]] = dict
 ) -> GenerationTab:
     """Prompt on top, controls left, results right (on a phone: results, then controls)."""
-    own: dict[str, Component] = {}
+    own: dict[str, Control] = {}
     with gr.Tab(name, id=name, elem_id=f"tab_{name}"):
         prompt = prompt_part(name)
         with gr.Row(elem_classes=["work"]):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import gradio as gr
-from gradio.components import Component
-
-from webui.form import component
+from webui.form import Control, component
 from webui.parts.script_part import script_part
 from webui.tabs.generation import GenerationTab, generation_tab
 
@@ -20,10 +17,9 @@ def build(studio: Studio, checkpoint: str) -> GenerationTab:
     return generation_tab("img2img", studio, checkpoint, lambda: _source("img2img"))
 
 
-def _source(tab: str) -> dict[str, Component]:
+def _source(tab: str) -> dict[str, Control]:
     script_part("picture", f"{tab}_image", classes=("picture-part",), tab=tab)
     denoise = component("denoise", tab=tab, elem_id=f"{tab}_denoising_strength")
-    with gr.Row(elem_classes=["pair"]):
-        resize_mode = component("resize_mode", tab=tab, min_width=200, scale=3)
-        exact_steps = component("exact_steps", tab=tab, min_width=120, scale=1)
+    resize_mode = component("resize_mode", tab=tab)
+    exact_steps = component("exact_steps", tab=tab, container=False)
     return {"denoise": denoise, "resize_mode": resize_mode, "exact_steps": exact_steps}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.components import Component
 
-from webui.form import component
+from webui.form import Control, component
 from webui.parts.script_part import script_part
 from webui.tabs.generation import GenerationTab, generation_tab
 
@@ -22,8 +21,8 @@ def build(studio: Studio, checkpoint: str) -> GenerationTab:
     return generation_tab(TAB, studio, checkpoint, _source)
 
 
-def _source() -> dict[str, Component]:
-    fields: dict[str, Component] = {}
+def _source() -> dict[str, Control]:
+    fields: dict[str, Control] = {}
 
     def add(field: str, **options: Any) -> None:
         fields[field] = component(field, tab=TAB, **options)
@@ -43,7 +42,6 @@ def _source() -> dict[str, Component]:
     with gr.Row(elem_classes=["pair"]):
         add("mask_blur", min_width=130)
         add("masked_padding", min_width=130)
-    with gr.Row(elem_classes=["pair"]):
-        add("resize_mode", min_width=200, scale=3)
-        add("exact_steps", min_width=120, scale=1)
+    add("resize_mode")
+    add("exact_steps", container=False)
     return fields
