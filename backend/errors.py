@@ -105,7 +105,8 @@ class Internal(UserError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One sentence on a name that is not known, with the nearest known one and the whole list."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    folded = {each.casefold(): each for each in names}
+    close = difflib.get_close_matches(name[:200].casefold(), folded, n=1, cutoff=0.5)
+    hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
     listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
     return f"{kind} {name[:80]!r} is not known.{hint} Known: {listed or 'none'}."

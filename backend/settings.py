@@ -1,4 +1,4 @@
-"""Settings of one installation: defaults < ``settings.toml`` in the data folder < ``EASEL_*`` environment < command line.
+"""Settings of one installation: defaults < ``settings.toml`` in the data folder < ``EASEL_*`` environment < flags.
 
 None of them can be written over HTTP. What changes a picture is a field of the request instead, save for those that
 the metadata names beside it (device, dtype, guidance batching).
@@ -7,12 +7,19 @@ the metadata names beside it (device, dtype, guidance batching).
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from backend.errors import BadRequest
 
@@ -96,6 +103,11 @@ def load_settings(**command_line: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
+        shown = "given" if name == "token" else repr(first["input"])[:60]  # a secret is not repeated
+        raise BadRequest(f"Setting {name} is {shown}: {first['msg']}.", "See easel --help.", field=name) from None
+    except SettingsError as error:
         raise BadRequest(
-            f"Setting {name} is {first['input']!r}: {first['msg']}.", "See easel --help.", field=name
+            f"A setting in the environment cannot be read: {error}.", 'Lists are JSON: EASEL_ALLOW_HOST=["my.host"].'
         ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BadRequest(f"settings.toml cannot be read: {error}.", "Correct or remove that line.") from None

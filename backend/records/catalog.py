@@ -84,7 +84,7 @@ class Catalog:
         """
         entries = [entry for entry in self.models() if entry.folder == folder]
         wanted = name.replace("\\", "/").casefold()
-        for spelling in (_full_name, _file_name, _stem):
+        for spelling in (_full_name, _full_file_name, _stem, _file_name):
             matches = [entry for entry in entries if spelling(entry).casefold() == wanted]
             if matches:
                 return next((entry for entry in matches if entry.usable), matches[0])
@@ -203,7 +203,11 @@ def _sentence(info: Info | UserError, folder: Folder) -> str:
         return f"This is a {kind}; it belongs in models/{home}."
     if isinstance(info, OtherFile):
         return info.sentence
-    return info.refusal if isinstance(info, CheckpointInfo) else ""
+    if not isinstance(info, CheckpointInfo):
+        return ""
+    if info.clip_l is None or info.clip_g is None:
+        return info.refusal or "It has no CLIP text encoders in it: use the file that has all parts in one."
+    return info.refusal
 
 
 def _role(info: Info) -> tuple[str, str]:
@@ -222,9 +226,13 @@ def _full_name(entry: ModelEntry) -> str:
     return entry.name
 
 
-def _file_name(entry: ModelEntry) -> str:
+def _full_file_name(entry: ModelEntry) -> str:
     return entry.name + entry.path.suffix
 
 
 def _stem(entry: ModelEntry) -> str:
     return entry.path.stem
+
+
+def _file_name(entry: ModelEntry) -> str:
+    return entry.path.name

@@ -1,0 +1,186 @@
+"""Open fields are closed as the checkpoint wants it, nothing changes without a note, and twice is the same as once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.errors import BadRequest, ModelUnsupported
+from backend.formats.configs import (
+    CheckpointInfo,
+    Defaults,
+    LatentConstants,
+    MMDiTConfig,
+    T5Config,
+    UNetConfig,
+    VAEConfig,
+    VaeInfo,
+)
+from backend.records.registry import core_registry
+from backend.records.resolve import max_side, resolve, round_side
+from backend.request import MAX_SEED, GenerationRequest
+
+REGISTRY = core_registry()
+UNET = UNetConfig(4, 4, 32, (1,), (1,), (0,), 1, (0, 0), 64, 64)
+MMDIT = MMDiTConfig(2, 128, 2, 16, 16, 2, 64, 64, 192, True, 1, 512)
+VAE = VAEConfig(4, 16, (1, 1, 2, 2), 1, True)
+XL = CheckpointInfo(
+    path=Path("m/xl.safetensors"), name="xl", family="sdxl", variant="SDXL base", prediction="eps", denoiser=UNET,
+    vae=VAE, clip_l=None, clip_g=None, t5=None, latent=LatentConstants(4, 0.13, 0.0, (), (0, 0, 0)),
+    defaults=Defaults(1024, 1024, 25, 7.0, "dpmpp_2m", "karras", None), size_multiple=8, precision="fp16", prefixes={},
+    tokenizer_clip=None, tokenizer_t5=None, bytes_by_part={},
+)  # fmt: skip
+SD3 = replace(
+    XL, name="sd3", family="sd3", variant="SD3.5 Large", prediction="flow", denoiser=MMDIT,
+    t5=T5Config(8, 1, 1, 8, 8, 100), latent=LatentConstants(16, 1.5, 0.06, (), (0, 0, 0)), size_multiple=16,
+    defaults=Defaults(1024, 1024, 40, 4.5, "euler", "simple", 3.0),
+)  # fmt: skip
+
+
+def resolved(request=None, info=XL, **options):
+    return resolve(request or GenerationRequest(), info, REGISTRY, rng=Random(1), **options)
+
+
+def test_open_fields_become_what_the_checkpoint_wants():
+    request = resolved().request
+    assert (request.checkpoint, request.width, request.height, request.steps) == ("xl", 1024, 1024, 25)
+    assert (request.cfg_scale, request.sampler, request.schedule) == (7.0, "dpmpp_2m", "karras")
+    assert (request.shift, request.clip_skip) == (None, 2)
+    request = resolved(info=SD3).request
+    assert (request.shift, request.sampler, request.cfg_scale) == (3.0, "euler", 4.5)
+    assert resolved().notes == resolved(info=SD3).notes == ()
+
+
+def test_given_fields_stay():
+    given_ = GenerationRequest(
+        checkpoint="xl.safetensors", width=832, height=1216, steps=9, cfg_scale=1.0, sampler="euler", schedule="simple",
+        seed=5, clip_skip=1,
+    )  # fmt: skip
+    assert resolved(given_) == type(resolved())(replace(given_, checkpoint="xl"), ())
+
+
+def test_labels_in_any_case_are_names():
+    request = resolved(GenerationRequest(sampler="dpm++ 2m SDE", schedule="sgm  UNIFORM")).request
+    assert (request.sampler, request.schedule) == ("dpmpp_2m_sde", "sgm_uniform")
+    with pytest.raises(BadRequest, match=r"Did you mean 'Euler a'") as caught:
+        resolved(GenerationRequest(sampler="Eular a"))
+    assert caught.value.field == "sampler"
+    with pytest.raises(BadRequest, match="'Karras'"):
+        resolved(GenerationRequest(schedule="karass"))
+
+
+def test_seeds_are_drawn_and_the_drawn_ones_kept():
+    request = resolved(GenerationRequest(variation_strength=0.1)).request
+    assert 0 <= request.seed < 2**32
+    assert 0 <= request.variation_seed < 2**32
+    assert resolved(GenerationRequest(seed=0)).request.seed == 0
+    assert resolved().request.variation_seed == -1
+    assert resolved().request.seed == resolved().request.seed
+
+
+def test_seeds_that_would_run_over_the_end_are_refused():
+    assert resolved(GenerationRequest(seed=MAX_SEED)).request.seed == MAX_SEED
+    with pytest.raises(BadRequest, match="3 pictures"):
+        resolved(GenerationRequest(seed=MAX_SEED - 1, batch_count=3))
+
+
+def test_sizes_are_rounded_with_a_note():
+    answer = resolved(GenerationRequest(width=1000, height=1001), SD3)
+    assert (answer.request.width, answer.request.height) == (1008, 1008)
+    assert answer.notes[0] == "Width 1000 was rounded to 1008: SD3.5 Large takes multiples of 16."
+    assert "Height 1001" in answer.notes[1]
+    assert resolved(GenerationRequest(width=1000, height=1000)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "multiple", "side"),
+    [(64, 16, 64), (1, 8, 64), (4096, 16, 4096), (9999, 8, 4096), (68, 8, 72), (67.9, 8, 64)],
+)
+def test_sides_are_rounded_to_the_nearest_multiple(pixels, multiple, side):
+    assert round_side(pixels, multiple) == side
+
+
+def test_sides_beyond_the_position_table_are_refused():
+    assert max_side(SD3) == 192 * 16
+    with pytest.raises(BadRequest, match="64 to 3072") as caught:
+        resolved(GenerationRequest(width=4096, height=64), SD3)
+    assert caught.value.field == "width"
+    assert resolved(GenerationRequest(width=4096, height=64)).request.width == 4096
+
+
+@pytest.mark.parametrize(
+    ("init", "size"),
+    [
+        ((512, 512), (512, 512)),
+        ((513, 300), (512, 304)),
+        ((4000, 3000), (2048, 1536)),
+        ((8000, 100), (2048, 64)),
+        ((10, 10), (64, 64)),
+    ],
+)
+def test_an_init_image_gives_the_size(init, size):
+    answer = resolved(GenerationRequest(init_image="a" * 64), init_size=init)
+    assert (answer.request.width, answer.request.height) == size
+    assert bool(answer.notes) == (init != size)
+
+
+def test_an_init_image_is_not_taken_far_beyond_what_the_checkpoint_was_made_for():
+    small = replace(XL, defaults=replace(XL.defaults, width=256, height=256))
+    request = resolved(GenerationRequest(init_image="a" * 64), small, init_size=(1600, 1600)).request
+    assert (request.width, request.height) == (512, 512)
+
+
+def test_one_given_side_keeps_the_init_images_shape():
+    request = resolved(GenerationRequest(init_image="a" * 64, width=400), init_size=(800, 600)).request
+    assert (request.width, request.height) == (400, 304)
+    request = resolved(GenerationRequest(init_image="a" * 64, height=300), init_size=(800, 600)).request
+    assert (request.width, request.height) == (400, 304)
+
+
+def test_what_has_no_effect_is_told():
+    answer = resolved(GenerationRequest(shift=3.0, prompt_t5="x"))
+    assert answer.request.shift is None
+    assert any("Shift has no effect" in note for note in answer.notes)
+    assert any("T5" in note for note in answer.notes)
+    assert "Size conditioning" in resolved(GenerationRequest(crop_left=5), SD3).notes[0]
+    assert resolved(GenerationRequest(crop_left=5)).notes == ()
+
+
+def test_a_checkpoint_without_t5_says_so():
+    answer = resolved(info=replace(SD3, t5=None))
+    assert not answer.request.use_t5
+    assert "no T5" in answer.notes[0]
+    assert resolved(GenerationRequest(use_t5=False), replace(SD3, t5=None)).notes == ()
+
+
+def test_a_vae_must_fit_and_be_there():
+    wide = VaeInfo(Path("v"), "v", replace(VAE, latent_channels=16), SD3.latent, "fp16")
+    with pytest.raises(ModelUnsupported, match="16 latent channels; xl needs 4"):
+        resolved(GenerationRequest(vae="v"), vae=wide)
+    with pytest.raises(BadRequest, match="no VAE") as caught:
+        resolved(info=replace(XL, vae=None))
+    assert caught.value.field == "vae"
+    fitting = replace(wide, config=VAE)
+    assert resolved(GenerationRequest(vae="v.safetensors"), replace(XL, vae=None), vae=fitting).request.vae == "v"
+
+
+sides = st.none() | st.integers(64, 4096)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sides, sides, st.none() | st.tuples(st.integers(1, 16_000), st.integers(1, 16_000)), st.booleans(), st.booleans()
+)
+def test_a_resolved_request_resolves_to_itself(width, height, init_size, is_flow, has_t5):
+    info = replace(SD3, denoiser=replace(MMDIT, pos_embed_side=384), t5=SD3.t5 if has_t5 else None) if is_flow else XL
+    asked = GenerationRequest(width=width, height=height, init_image="a" * 64 if init_size else None)
+    first = resolved(asked, info, init_size=init_size)
+    again = resolved(first.request, info, init_size=init_size)
+    assert again.request == first.request
+    assert again.notes == ()
+    assert first.request.width % info.size_multiple == first.request.height % info.size_multiple == 0
