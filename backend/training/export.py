@@ -1,0 +1,50 @@
+"""From a run's folder to one checkpoint in the published single-file layout."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backend.checkpoints.save import easel_metadata, write_checkpoint
+from backend.training.denoiser import load_vae
+from backend.training.recipe import Recipe
+from backend.training.shards import load_weights
+from backend.training.vocabulary import Vocabulary
+
+LICENSE = (
+    "MIT. Trained on scenes composed from Microsoft's Fluent Emoji (MIT), named with emojibase-data (MIT). "
+    "See models/checkpoints/README.md."
+)
+_ARCHITECTURES = {"sdxl": "stable-diffusion-xl-v1-base", "sd3": "stable-diffusion-v3-medium"}
+
+
+def export_checkpoint(recipe: Recipe, vocabulary: Vocabulary, run: Path, path: Path) -> Path:
+    """Write the averaged weights of VAE, denoiser and text encoders as fp16, with all that shapes cannot tell."""
+    recipe = recipe.with_vocabulary(vocabulary)
+    weights, _ = load_weights(run / "denoiser.safetensors")
+    vae, constants = load_vae(run, recipe)
+    metadata = easel_metadata(
+        denoiser=recipe.denoiser,
+        vae=recipe.vae,
+        latent=constants,
+        clip_l=recipe.clip_l,
+        clip_g=recipe.clip_g,
+        t5=recipe.t5,
+        defaults=recipe.defaults,
+        tokenizer_clip=vocabulary.clip_json,
+        tokenizer_t5=vocabulary.t5_json if recipe.t5 is not None else None,
+        license=LICENSE,
+    )
+    metadata |= {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": _ARCHITECTURES[recipe.family],
+        "modelspec.title": f"Easel {recipe.name}",
+        "modelspec.author": "the Easel project",
+        "modelspec.license": LICENSE,
+        "modelspec.date": datetime.now(UTC).date().isoformat(),
+        "modelspec.resolution": f"{recipe.defaults.width}x{recipe.defaults.height}",
+        "modelspec.prediction_type": "epsilon" if recipe.family == "sdxl" else "rectified_flow",
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(path, family=recipe.family, modules={**weights, "vae": vae}, metadata=metadata)
+    return path
