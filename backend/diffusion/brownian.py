@@ -41,10 +41,11 @@ class BrownianPath:
         """W(end) - W(start) scaled to unit variance, (C, h, w).
 
         Raises:
-            ValueError: unless -16 <= start < end <= 16.
+            ValueError: unless -16 <= start < end <= 16 (and 6e-8 apart).
         """
-        if not -SPAN <= start < end <= SPAN:
+        if not (start >= -SPAN and end <= SPAN and _on_grid(start) < _on_grid(end)):
             raise ValueError(f"interval {start} to {end} is empty or leaves -{SPAN} to {SPAN}")
+        start, end = _on_grid(start), _on_grid(end)
         first, last = self._at(start), self._at(end)
         self._forget_before(start)
         return (last - first) / math.sqrt(_time(end) - _time(start))
@@ -81,6 +82,11 @@ class BrownianPath:
         digest = hashlib.blake2b(struct.pack("<Qd", self._seed, point), digest_size=8).digest()
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
         return torch.randn(self._shape, generator=generator)
+
+
+def _on_grid(half_log_snr: float) -> float:
+    """Rounded to 2^-24, so that the last bit of a logarithm does not draw other noise."""
+    return round(half_log_snr * 2**24) / 2**24
 
 
 def _time(half_log_snr: float) -> float:

@@ -44,9 +44,7 @@ def ignore(state: StepState) -> None:
 
 def run(name: str, gaussian: Gaussian, x: Tensor, sigmas: Tensor, noise: NoiseSource | None = None) -> Tensor:
     source = noise or NoiseSource([0], (1, 1, 1))
-    return SAMPLERS[name].run(
-        gaussian.denoise, x, sigmas, prediction=gaussian.prediction, noise=source, on_step=ignore
-    )
+    return SAMPLERS[name].run(gaussian.denoise, x, sigmas, prediction=gaussian.prediction, noise=source, on_step=ignore)
 
 
 def warped(high: float, low: float, steps: int) -> Tensor:

@@ -162,9 +162,7 @@ def test_dpmpp_2m_matches_diffusers(prediction: Prediction) -> None:
 @BOTH
 def test_dpmpp_2m_sde_matches_diffusers_with_the_same_noise(prediction: Prediction) -> None:
     sigmas = karras(prediction, STEPS)
-    scheduler = prepared(
-        "DPMSolverMultistepScheduler", prediction, sigmas, STEPS, algorithm_type="sde-dpmsolver++"
-    )
+    scheduler = prepared("DPMSolverMultistepScheduler", prediction, sigmas, STEPS, algorithm_type="sde-dpmsolver++")
     noise = NoiseSource([SEED], SHAPE)
 
     def make_noise(step: int) -> Tensor:
