@@ -15,7 +15,7 @@ from random import SystemRandom
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from backend.diffusion.registry import SCHEMA, registry_entries
 from backend.diffusion.samplers import SAMPLERS
@@ -36,6 +36,7 @@ from backend.records.outputs import Outputs
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest
 from backend.settings import Settings
+from backend.text.prompt import parse_prompt
 
 log = logging.getLogger(__name__)
 VERSION = "0.1.0"
@@ -221,6 +222,8 @@ class _Run:
                 f"The mask has another size than the picture and was stretched to {image.width} x {image.height}."
             )
             mask = mask.resize(image.size, Image.Resampling.BILINEAR)
+        if mask is not None and request.invert_mask:
+            mask = ImageOps.invert(mask)
         return pipeline.Job(
             request=request,
             info=info,
@@ -239,7 +242,8 @@ class _Run:
         vae_info: CheckpointInfo | VaeInfo = job.vae or info
         parts = [engine.manager.key(info, part) for part in job.family.text_parts(info, request)]
         parts += [engine.manager.key(info, "denoiser"), engine.manager.key(vae_info, "vae")]
-        passes = 2 if (request.cfg_scale or 1.0) > 1 else 1
+        prompts = len(parse_prompt(request.prompt, steps).parts)
+        passes = prompts + 1 if (request.cfg_scale or 1.0) > 1 or prompts > 1 else 1
         per_step = SAMPLERS[str(request.sampler)].calls_per_step
         vae_config = job.vae.config if job.vae else info.vae
         if vae_config is None:
