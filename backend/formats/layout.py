@@ -64,5 +64,5 @@ def part_tensors(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, Te
     """The tensors under a prefix, without it; under the empty prefix those that lie under no other part's."""
     if prefix:
         return {key[len(prefix) :]: info for key, info in tensors.items() if key.startswith(prefix)}
-    others = tuple(p for parts in PREFIXES.values() for p in parts.values())
+    others = (*(p for parts in PREFIXES.values() for p in parts.values()), *OTHER_PREFIXES["vae"])
     return {key: info for key, info in tensors.items() if not key.startswith(others) and not is_nuisance(key)}

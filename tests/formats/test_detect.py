@@ -157,7 +157,12 @@ def test_denoiser_alone_is_detected_with_or_without_prefix(detected):
 
 
 def test_bare_denoiser_beside_prefixed_parts_keeps_them_apart(detected):
-    info = detected({key.removeprefix(DENOISER): value for key, value in published("sdxl_base").items()})
+    short = {DENOISER: "", "first_stage_model.": "vae."}
+    tensors = published("sdxl_base")
+    for prefix, shorter in short.items():
+        tensors = {shorter + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in tensors.items()}
+    info = detected(tensors)
+    assert (info.prefixes["denoiser"], info.prefixes["vae"]) == ("", "vae.")
     assert info.denoiser == SDXL_UNET
     assert (info.vae, info.clip_l, info.clip_g) == (VAE_4, CLIP_L, CLIP_G)
     assert info.bytes_by_part["denoiser"] == 5_134_927_368
