@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from webui.gradio_faults import GradioFaults
 from webui.guard import Guard, Policy
 from webui.limits import Limits
 from webui.rest import add_rest
@@ -27,6 +28,7 @@ CLOSED: Mapping[str, Any] = {
     "ssr_mode": False,
     "pwa": False,
     "mcp_server": False,
+    "show_error": False,  # a gr.Error is shown all the same; any other exception's text may hold a path
     "max_file_size": 32 * 2**20,
 }
 
@@ -42,7 +44,7 @@ def build_app(studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | N
 
 def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
     """The application with everything that stands before its routes."""
-    return Guard(Limits(app), Policy.of(settings))
+    return Guard(Limits(GradioFaults(app)), Policy.of(settings))
 
 
 def build_routes(studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | None = None) -> FastAPI:
