@@ -98,9 +98,10 @@ def sgm_uniform(prediction: Prediction, steps: int) -> Tensor:
 
 def simple(prediction: Prediction, steps: int) -> Tensor:
     """Every n-th level of the trained table from its top (ComfyUI); more steps than levels fall between them."""
-    stride = len(prediction.sigmas) / steps
-    skipped = torch.arange(steps, dtype=torch.float64) * stride
-    return _ended(_table(prediction, len(prediction.sigmas) - 1 - (skipped.floor() if stride >= 1 else skipped)))
+    levels = len(prediction.sigmas)
+    index = torch.arange(steps, dtype=torch.float64)
+    skipped = (index * (levels / steps)).floor() if steps <= levels else index * ((levels - 1) / steps)
+    return _ended(_table(prediction, levels - 1 - skipped))
 
 
 def ddim_uniform(prediction: Prediction, steps: int) -> Tensor:
