@@ -77,23 +77,28 @@ def denoiser(
     from backend.training.denoiser import DenoiserPlan, train_denoiser
     from backend.training.device import prepare_device
     from backend.training.recipe import RECIPES
+    from backend.training.vocabulary import emoji_names, load_vocabulary, save_vocabulary, train_vocabulary
 
     plan = DenoiserPlan(RECIPES[family], stages, minutes, lr=lr, scenes=scenes, decay_from=decay_from)
-    vocabulary = _vocabulary(emojibase)
+    file = runs / family / "vocabulary.json"
+    if not file.is_file():
+        save_vocabulary(train_vocabulary(emoji_names(emojibase)), file)
+    vocabulary = load_vocabulary(file)
     train_denoiser(plan, vocabulary, icons, runs / family, seed=seed, device=prepare_device(threads))
 
 
 @main.command()
 @_family
 @_runs
-@_emojibase
 @click.argument("path", type=_FILE)
-def export(family: str, runs: Path, emojibase: Path, path: Path) -> None:
+def export(family: str, runs: Path, path: Path) -> None:
     """Write a run as one checkpoint file."""
     from backend.training.export import export_checkpoint
     from backend.training.recipe import RECIPES
+    from backend.training.vocabulary import load_vocabulary
 
-    written = export_checkpoint(RECIPES[family], _vocabulary(emojibase), runs / family, path)
+    run = runs / family
+    written = export_checkpoint(RECIPES[family], load_vocabulary(run / "vocabulary.json"), run, path)
     click.echo(f"{written}: {written.stat().st_size / 1e6:.1f} MB")
 
 
@@ -119,12 +124,6 @@ def recognise(
     click.echo(f"{checkpoint.name}, {report}")
     if sheet is not None:
         contact_sheet(pictures).save(sheet)
-
-
-def _vocabulary(emojibase: Path) -> Any:
-    from backend.training.vocabulary import emoji_names, train_vocabulary
-
-    return train_vocabulary(emoji_names(emojibase))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
@@ -39,6 +39,17 @@ def emoji_names(emojibase: Path) -> list[str]:
     return [text for entry in entries for text in (entry["label"], *entry.get("tags", ()))]
 
 
+def save_vocabulary(vocabulary: Vocabulary, path: Path) -> None:
+    """Write it beside the weights that were trained with it: ids mean nothing without it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(vocabulary)), encoding="utf-8")
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """What ``save_vocabulary`` wrote."""
+    return Vocabulary(**json.loads(path.read_text(encoding="utf-8")))
+
+
 def train_vocabulary(names: Iterable[str], size: int = 1280) -> Vocabulary:
     """Build both tokenizers, of ``size`` and ``size + 1`` pieces.
 
@@ -60,7 +71,8 @@ def train_vocabulary(names: Iterable[str], size: int = 1280) -> Vocabulary:
     merges = [pair for pair in merges if "".join(pair) in pieces]
     clip = _with_word_rules(_model([*pieces, BOS, EOS], merges, EOS))
     t5 = _with_word_rules(_model([T5_PAD, T5_END, T5_UNKNOWN, *pieces], merges, T5_UNKNOWN))
-    return Vocabulary(clip.to_str(), t5.to_str(), size, size + 1, bos=size - 2, eos=size - 1)
+    count = len(pieces)
+    return Vocabulary(clip.to_str(), t5.to_str(), count + 2, count + 3, bos=count, eos=count + 1)
 
 
 def _model(pieces: list[str], merges: list[tuple[str, str]], unknown: str) -> BPE:
