@@ -88,8 +88,8 @@ def site(tmp_path_factory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("fake")
     checkpoints = folder / "models" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    write_sparse(checkpoints / "xl.safetensors", published("sdxl_base"))
-    write_sparse(checkpoints / "sd3.safetensors", published("sd3_medium_incl_clips_t5xxl"))
+    write_sparse(checkpoints / "a-xl.safetensors", published("sdxl_base"))
+    write_sparse(checkpoints / "b-sd3.safetensors", published("sd3_medium_incl_clips_t5xxl"))
     (checkpoints / "page.safetensors").write_bytes(b"<!doctype html><title>Sign in</title>")
     with serving(folder, FAKE) as running:
         yield running
@@ -126,7 +126,7 @@ class Studio:
         self.origin = origin
         self.faults: list[str] = []
         self.foreign: list[str] = []
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("dialog", lambda dialog: (self.faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: self._note(request.url))
@@ -193,24 +193,41 @@ class Studio:
         self.page.mouse.up()
 
 
+def open_page(chromium: Browser, site: Site, **options) -> Studio:
+    """The site in a browser context of its own."""
+    options = {"viewport": {"width": 1280, "height": 1000}, **options}
+    studio = Studio(chromium.new_context(**options).new_page(), site.origin)
+    studio.open()
+    return studio
+
+
+def leave(studio: Studio) -> None:
+    """Close it; nothing may have gone wrong in it, and nothing was asked of another place."""
+    studio.page.context.close()
+    assert studio.faults == []
+    assert studio.foreign == []
+
+
 @pytest.fixture
 def visit(chromium):
-    """``visit(site)`` opens the page in a browser of its own; at the end nothing may have gone wrong in it."""
+    """``visit(site)`` opens the page in a browser of its own."""
     opened: list[Studio] = []
 
-    def open_page(site: Site, **options) -> Studio:
-        options = {"viewport": {"width": 1280, "height": 1000}, **options}
-        context = chromium.new_context(**options)
-        studio = Studio(context.new_page(), site.origin)
-        opened.append(studio)
-        studio.open()
-        return studio
+    def start(site: Site, **options) -> Studio:
+        opened.append(open_page(chromium, site, **options))
+        return opened[-1]
 
-    yield open_page
+    yield start
     for studio in opened:
-        studio.page.context.close()
-        assert studio.faults == []
-        assert studio.foreign == []
+        leave(studio)
+
+
+@pytest.fixture(scope="module")
+def here(chromium, site):
+    """One open page for all tests of a module that do not mind what was done in it before."""
+    studio = open_page(chromium, site)
+    yield studio
+    leave(studio)
 
 
 @pytest.fixture

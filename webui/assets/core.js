@@ -78,14 +78,21 @@
     setTimeout(() => toast.remove(), kind === "error" ? 9000 : 4000);
   };
 
+  // Which tab is open: its panel is the one that is shown (its button may be in the menu of a narrow screen).
   easel.activeTab = () => {
-    const tab = document.querySelector('#tabs button[role="tab"][aria-selected="true"]');
-    return tab ? (tab.id || "").replace(/^tab_|-button$/g, "") : "txt2img";
+    const panel = [...document.querySelectorAll('#tabs [role="tabpanel"]')].find((entry) => entry.offsetParent);
+    return panel ? panel.id.replace(/^tab_/, "") : "txt2img";
   };
+  const LABELS = { png_info: "PNG info", models: "Models" };
   easel.showTab = (name) => {
-    const tab = document.getElementById(`tab_${name}-button`);
+    const label = LABELS[name] || name;
+    const menu = [...document.querySelectorAll("#tabs .overflow-menu .overflow-dropdown button")];
+    const tab = document.getElementById(`tab_${name}-button`) || menu.find((entry) => entry.textContent.trim() === label);
     if (tab) tab.click();
   };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest && event.target.closest("#tabs > .tab-wrapper")) setTimeout(() => easel.emit("tab", easel.activeTab()), 50);
+  });
 
   // localStorage may be full or forbidden: then nothing is remembered, and nothing breaks.
   easel.store = {

@@ -20,9 +20,7 @@
     const slot = slots[easel.activeTab()];
     if (slot && panel.root.parentElement !== slot) slot.append(panel.root);
   }
-  document.addEventListener("click", (event) => {
-    if (event.target.closest && event.target.closest('#tabs [role="tab"]')) setTimeout(place, 0);
-  });
+  easel.on("tab", place);
 
   function build() {
     const part = {

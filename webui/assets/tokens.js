@@ -49,7 +49,5 @@
     const box = event.target.closest && event.target.closest(".prompt-box");
     if (box) soon(box.id.split("_")[0]);
   });
-  document.addEventListener("click", (event) => {
-    if (event.target.closest && event.target.closest('#tabs [role="tab"]')) easel.tabs.forEach(soon);
-  });
+  easel.on("tab", () => easel.tabs.forEach(soon));
 })(window.easel);
