@@ -173,7 +173,8 @@ def _parse(text: str, name: str, data_bytes: int) -> tuple[dict[str, TensorInfo]
             tensors[key], begin, end = _tensor(key, value, name)
             spans.append((begin, end, key))
     except (ValueError, RecursionError) as error:  # json's errors are ValueErrors; so are those of surrogates
-        raise ModelCorrupt(f"The header of {name} is not valid: {str(error)[:100]}.", _AGAIN) from None
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)[:100]  # its place is the window's
+        raise ModelCorrupt(f"The header of {name} is not valid: {reason}.", _AGAIN) from None
     if not tensors:
         raise ModelCorrupt(f"{name} holds no tensors.", _AGAIN)
     _check_spans(spans, name, data_bytes)
