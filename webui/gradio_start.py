@@ -24,12 +24,10 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
 }
-_META = "gradio.component_meta"
-_DOWNLOADS = "gradio.processing_utils"
 
 
 def prepare_gradio() -> None:
-    """Set gradio's environment and arrange for the two changes below to happen as it is imported.
+    """Set gradio's environment and arrange for the changes below to happen as it is imported.
 
     Raises:
         RuntimeError: gradio is imported already, so that it is too late.
@@ -46,6 +44,11 @@ def _without_stub_writer(module: ModuleType) -> None:
     module.create_or_modify_pyi = _no_stub  # type: ignore[attr-defined]  # gradio's own function
 
 
+def _without_event_docs(module: ModuleType) -> None:
+    # The docstrings of all event methods, put together by a template for each of 216 events: another 0.25 s for nobody.
+    module.EventListener.set_doc = _no_doc  # gradio's own method
+
+
 def _without_downloads(module: ModuleType) -> None:
     # A component's value with a URL in place of an uploaded file makes gradio fetch that URL. Easel fetches nothing.
     module.async_ssrf_protected_download = _refuse_download  # type: ignore[attr-defined]  # gradio's own functions
@@ -56,15 +59,23 @@ def _no_stub(*_: object) -> None:
     return
 
 
+def _no_doc(*_: object, **__: object) -> None:
+    return
+
+
 def _refuse_download(url: str, *_: object) -> NoReturn:
     raise ValueError(f"Easel fetches nothing: upload the picture instead of giving its address ({str(url)[:80]}).")
 
 
-_CHANGES = {_META: _without_stub_writer, _DOWNLOADS: _without_downloads}
+_CHANGES = {
+    "gradio.component_meta": _without_stub_writer,
+    "gradio.events": _without_event_docs,
+    "gradio.processing_utils": _without_downloads,
+}
 
 
 class _GradioFinder(MetaPathFinder):
-    """Lets the ordinary finders work and puts a change behind the loading of two of gradio's modules."""
+    """Lets the ordinary finders work and puts a change behind the loading of some of gradio's modules."""
 
     def find_spec(
         self,
@@ -72,7 +83,7 @@ class _GradioFinder(MetaPathFinder):
         path: Sequence[str] | None,  # noqa: ARG002 - the protocol's
         target: ModuleType | None = None,  # noqa: ARG002 - the protocol's
     ) -> ModuleSpec | None:
-        """The ordinary spec of the two modules, with our loader around theirs."""
+        """The ordinary spec of these modules, with our loader around theirs."""
         if fullname not in _CHANGES:
             return None
         sys.meta_path.remove(self)

@@ -1,0 +1,140 @@
+"""The command line without a server: help, models, and what generate makes of its options."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backend.request import GenerationRequest
+from backend.settings import Settings
+from tests.webui.running import ROOT, settings_for
+from webui.cli import starts_page
+from webui.commands import easel
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(easel, arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], True),
+        (["--port", "7000"], True),
+        (["--models-dir", "models"], True),  # a folder that is called like a subcommand
+        (["models"], False),
+        (["generate", "a fox"], False),
+        (["--help"], False),
+        (["--version"], False),
+    ],
+)
+def test_the_launcher_is_taken_unless_a_subcommand_or_an_answer_is_wanted(arguments, expected):
+    assert starts_page(arguments) is expected
+
+
+def test_every_setting_is_an_option_with_its_help():
+    text = " ".join(run("--help").output.split())
+    for name, info in Settings.model_fields.items():
+        assert "--" + name.replace("_", "-") in text
+        assert info.description.split(";")[0][:30] in text
+
+
+def test_every_request_field_is_an_option_of_generate():
+    text = run("generate", "--help").output
+    for each in fields(GenerationRequest):
+        if each.name != "prompt":
+            assert "--" + each.name.replace("_", "-") in text
+
+
+def test_help_is_quick_and_imports_neither_gradio_nor_torch():
+    code = (
+        "import sys; sys.argv = ['easel', {0}]\n"
+        "from webui.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not [m for m in ('torch', 'gradio', 'fastapi', 'transformers', 'numpy') if m in sys.modules]\n"
+    )
+    for arguments in ("'--help'", "'generate', '--help'"):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        assert done.returncode == 0, done.stderr
+        assert "Usage: easel" in done.stdout
+        assert seconds < 1.0  # 0.35 s of CPU on an idle machine
+
+
+def test_models_lists_what_each_file_is_or_why_not(tmp_path):
+    settings = settings_for(tmp_path)
+    done = run("models", "--models-dir", str(settings.models_dir))
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    assert lines[0].split() == ["NAME", "FAMILY", "VARIANT", "PRECISION", "SIZE"]
+    row = next(line for line in lines if line.startswith("xl "))
+    assert "sdxl" in row
+    assert "fp16" in row
+    assert "6.5 GiB" in row
+    assert "checkpoints/page.safetensors: " in done.output
+    told = json.loads(run("models", "--json", "--models-dir", str(settings.models_dir)).output)["models"]
+    assert {model["name"] for model in told} == {"xl", "page"}
+
+
+def test_models_says_so_when_there_is_none(tmp_path):
+    assert run("models", "--models-dir", str(tmp_path)).output == f"No model files in {tmp_path}.\n"
+
+
+def test_models_imports_neither_gradio_nor_torch(tmp_path):
+    code = (
+        f"import sys; sys.argv = ['easel', 'models', '--models-dir', {str(tmp_path)!r}]\n"
+        "from webui.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not [m for m in ('torch', 'gradio', 'fastapi', 'transformers') if m in sys.modules]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["a fox", "--steps", "1000"],
+            "easel: Sampling steps (steps) is 1000, which cannot be used.",
+        ),
+        (["a fox", "--steps", "many"], "'many' is not a valid integer"),
+        (["a fox", "--stepps", "4"], "No such option"),
+        (["a fox", "-o", "fox.gif"], "easel: The file fox.gif does not end as a picture does."),
+        (["a fox", "-o", "fox.png", "--image-format", "webp"], "easel: The file fox.png does not end as a webp does."),
+        (["a fox", "--init-image", "/does/not/exist.png"], "does not exist"),
+        (["a fox", "--jpeg-quality", "0"], "easel: Setting jpeg_quality is 0"),
+        (["a fox", "--image-format", "gif"], "is not one of 'png', 'jpeg', 'webp'"),
+    ],
+)
+def test_wrong_options_are_a_sentence_and_exit_code_2(arguments, sentence):
+    done = CliRunner().invoke(easel, ["generate", *arguments])
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_an_init_image_that_is_none_is_refused_before_the_engine_loads(tmp_path):
+    file = tmp_path / "x.png"
+    file.write_bytes(b"GIF89a")
+    done = run("generate", "a fox", "--data-dir", str(tmp_path), "--init-image", str(file))
+    assert done.exit_code == 2
+    assert "easel: The picture cannot be read" in done.stderr
+
+
+def test_python_m_webui_is_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "webui", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("easel, version ")
+    assert Path(ROOT / "webui" / "__main__.py").is_file()
