@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from backend.diffusion.latent_format import LatentFormat
 from backend.diffusion.prediction import EpsPrediction, FlowPrediction, Prediction
-from backend.formats.configs import LatentConstants, MMDiTConfig, Part
+from backend.formats.configs import LatentConstants, MMDiTConfig
 from backend.nn.layers import initialise
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
@@ -149,7 +149,7 @@ class Trainer:
         self.device = device
         self.recipe = plan.recipe.with_vocabulary(vocabulary)
         self.path = run / "denoiser.safetensors"
-        self.modules: dict[Part, nn.Module] = {
+        self.modules: dict[str, nn.Module] = {
             "denoiser": build_denoiser(self.recipe),
             **build_encoders(self.recipe),
         }
@@ -174,13 +174,13 @@ class Trainer:
         dropped = rng.random(plan.batch) < plan.drop_caption
         captions = [caption(pool.scenes[i], rng) for i in picks]
         captions = ["" if drop else text for text, drop in zip(captions, dropped, strict=True)]
-        ids = tuple(part.to(self.device) for part in self._captioner(captions))
+        clip_l, clip_g, t5 = (part.to(self.device) for part in self._captioner(captions))
         latent = pool.latents[torch.from_numpy(picks)].to(self.device)
         with training_arithmetic(self.device):
             conditioning = encode_captions(
                 self.recipe,
                 self.modules,
-                ids,
+                (clip_l, clip_g, t5),
                 size=(plan.side, plan.side),
                 dropped=torch.from_numpy(dropped).to(self.device),
                 use_t5=rng.random() >= plan.drop_t5,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from torch import Tensor
+
 from backend.checkpoints.save import easel_metadata, write_checkpoint
+from backend.formats.configs import PARTS, Part
 from backend.training.denoiser import load_vae
 from backend.training.recipe import Recipe
 from backend.training.shards import load_weights
@@ -22,6 +26,7 @@ def export_checkpoint(recipe: Recipe, vocabulary: Vocabulary, run: Path, path: P
     """Write the averaged weights of VAE, denoiser and text encoders as fp16, with all that shapes cannot tell."""
     recipe = recipe.with_vocabulary(vocabulary)
     weights, _ = load_weights(run / "denoiser.safetensors")
+    modules: dict[Part, Mapping[str, Tensor]] = {part: weights[part] for part in PARTS if part in weights}
     vae, constants = load_vae(run, recipe)
     metadata = easel_metadata(
         denoiser=recipe.denoiser,
@@ -46,5 +51,5 @@ def export_checkpoint(recipe: Recipe, vocabulary: Vocabulary, run: Path, path: P
         "modelspec.prediction_type": "epsilon" if recipe.family == "sdxl" else "rectified_flow",
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, family=recipe.family, modules={**weights, "vae": vae}, metadata=metadata)
+    write_checkpoint(path, family=recipe.family, modules={**modules, "vae": vae.state_dict()}, metadata=metadata)
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             state = self.state[parameter]
             buffer = state.setdefault("momentum", torch.zeros_like(parameter))
-            gradient = parameter.grad
+            gradient = cast("Tensor", parameter.grad)  # parameters without one are left out above
             buffer.lerp_(gradient, 1.0 - momentum)
             updates.append(gradient.lerp(buffer, momentum).reshape(shape))
         steps = orthogonalised(torch.stack(updates)) * (0.2 * math.sqrt(max(shape)))
@@ -137,6 +138,5 @@ class Average:
         for part, module in self._modules.items():
             state = module.state_dict()
             floats = [name for name, value in state.items() if value.is_floating_point()]
-            torch._foreach_lerp_(
-                [self.weights[part][name] for name in floats], [state[name].float() for name in floats], 1.0 - decay
-            )
+            for name in floats:
+                self.weights[part][name].lerp_(state[name].float(), 1.0 - decay)

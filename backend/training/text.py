@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
+from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from backend.diffusion.conditioning import Conditioning
-from backend.formats.configs import Part
 from backend.nn.layers import sinusoid
 from backend.text.encoders import build_clip, build_t5, clip_states, t5_states
 from backend.text.prompt import ParsedPrompt, Piece
@@ -22,12 +24,12 @@ PENULTIMATE = 2
 SIZE_WAVES = 256
 
 
-def build_encoders(recipe: Recipe) -> dict[Part, nn.Module]:
+def build_encoders(recipe: Recipe) -> dict[str, nn.Module]:
     """The recipe's text encoders with random weights; CLIP-L's projection is the identity and stays it."""
     clip_l = build_clip(recipe.clip_l)
     nn.init.eye_(clip_l.text_projection.weight)
     clip_l.text_projection.requires_grad_(False)
-    encoders: dict[Part, nn.Module] = {"clip_l": clip_l, "clip_g": build_clip(recipe.clip_g)}
+    encoders: dict[str, nn.Module] = {"clip_l": clip_l, "clip_g": build_clip(recipe.clip_g)}
     if recipe.t5 is not None:
         encoders["t5"] = build_t5(recipe.t5)
     return encoders
@@ -65,7 +67,7 @@ def size_waves(height: int, width: int, count: int) -> Tensor:
 
 def encode_captions(
     recipe: Recipe,
-    encoders: dict[Part, nn.Module],
+    encoders: Mapping[str, nn.Module],
     ids: tuple[Tensor, Tensor, Tensor],
     *,
     size: tuple[int, int],
@@ -80,8 +82,12 @@ def encode_captions(
         dropped: (B,) bool: SDXL rows that are zeroed, as its empty negative prompt is.
         use_t5: SD3: append T5's tokens; otherwise the context is CLIP's tokens alone.
     """
-    left = clip_states(encoders["clip_l"], ids[0], eos=recipe.clip_l.eos, clip_skip=PENULTIMATE)
-    right = clip_states(encoders["clip_g"], ids[1], eos=recipe.clip_g.eos, clip_skip=PENULTIMATE)
+    left = clip_states(
+        cast("CLIPTextModelWithProjection", encoders["clip_l"]), ids[0], eos=recipe.clip_l.eos, clip_skip=PENULTIMATE
+    )
+    right = clip_states(
+        cast("CLIPTextModelWithProjection", encoders["clip_g"]), ids[1], eos=recipe.clip_g.eos, clip_skip=PENULTIMATE
+    )
     context = torch.cat([left.hidden, right.hidden], dim=-1)
     if recipe.family == "sdxl":
         kept = (~dropped).to(context.dtype)[:, None]
@@ -90,5 +96,5 @@ def encode_captions(
         return Conditioning(context * kept[:, :, None], pooled)
     context = F.pad(context, (0, recipe.denoiser.context_dim - context.shape[-1]))
     if use_t5:
-        context = torch.cat([context, t5_states(encoders["t5"], ids[2])], dim=1)
+        context = torch.cat([context, t5_states(cast("T5EncoderModel", encoders["t5"]), ids[2])], dim=1)
     return Conditioning(context, torch.cat([left.pooled_unprojected, right.pooled_projected], dim=-1))
