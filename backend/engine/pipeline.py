@@ -202,7 +202,7 @@ def sample_batches(
         counted = guided.counting(lambda state, batch=batch: on_step(batch, state))
         with torch.inference_mode():
             latents = sampler.run(
-                denoise, x, sigmas.to(policy.device), prediction=job.prediction, noise=noise, on_step=counted
+                denoise, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted
             )
         yield batch, seeds, latents
 

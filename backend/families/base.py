@@ -49,8 +49,10 @@ def require_parts(info: CheckpointInfo, parts: tuple[Part, ...]) -> tuple[Part, 
     """``parts`` if the checkpoint has them all.
 
     Raises:
-        ModelUnsupported: naming what is missing.
+        ModelUnsupported: naming what is missing, or why this version does not run the file.
     """
+    if info.refusal:
+        raise ModelUnsupported(info.refusal, "Choose another checkpoint.", field="checkpoint")
     missing = [part for part in parts if part not in info.prefixes]
     if missing:
         names = ", ".join({"clip_l": "CLIP-L", "clip_g": "CLIP-G", "t5": "T5"}.get(part, part) for part in missing)

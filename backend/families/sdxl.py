@@ -20,7 +20,8 @@ class SDXL:
 
     def prediction(self, info: CheckpointInfo, request: GenerationRequest) -> Prediction:  # noqa: ARG002
         """Eps, or v where the file says so."""
-        return VPrediction() if info.prediction == "v" else EpsPrediction()
+        kind = VPrediction if info.prediction == "v" else EpsPrediction
+        return kind(zero_terminal_snr=info.zero_terminal_snr)
 
     def text_parts(self, info: CheckpointInfo, request: GenerationRequest) -> tuple[Part, ...]:  # noqa: ARG002
         """Both CLIP encoders."""
