@@ -56,7 +56,7 @@ def test_what_a_browser_remembers_is_checked(site, visit):
 
 def test_checkpoint_brings_its_defaults_and_what_was_last_used_with_it(here):
     here.choose("sd_model_checkpoint", "b-sd3")
-    here.page.wait_for_function("easel.form.tabs.txt2img && easel.form.tabs.txt2img.shift === 3")
+    here.page.wait_for_function("easel.form.tabs.txt2img && easel.form.tabs.txt2img.shift >= 1")
     here.number("txt2img_steps", 5)
     here.generate("txt2img")
     here.choose("sd_model_checkpoint", "a-xl")
@@ -85,7 +85,6 @@ def test_waiting_jobs_are_listed_and_can_be_cancelled(here):
     here.prompt("txt2img", "slow")
     here.generate("txt2img", state="running")
     here.prompt("txt2img", f"waits {HOSTILE}")
-    here.page.wait_for_timeout(700)  # two clicks within 0.6 s are one job
     here.generate("txt2img", state="queued")
     row = here.page.locator(".results .queue li")
     assert HOSTILE in row.inner_text()

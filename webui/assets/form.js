@@ -70,16 +70,17 @@
 
   // -- Generate
 
-  function clickKey(tab) {
-    const now = performance.now(), last = lastClick[tab];
-    const key = last && now - last.at < DOUBLE_CLICK ? last.key : easel.randomKey();
-    lastClick[tab] = { at: now, key };
+  // The same form twice within a moment is a double click: one key, hence one job.
+  function clickKey(tab, values) {
+    const now = performance.now(), last = lastClick[tab], form = JSON.stringify(values);
+    const key = last && now - last.at < DOUBLE_CLICK && last.form === form ? last.key : easel.randomKey();
+    lastClick[tab] = { at: now, key, form };
     return key;
   }
 
   // Fills in what only the browser knows; throwing keeps the handler from running.
   easel.beforeSubmit = async (tab, names, values) => {
-    const filled = { init_image: "", mask: "", key: clickKey(tab) };
+    const filled = { init_image: "", mask: "", key: clickKey(tab, values) };
     const box = easel.pictures && easel.pictures[tab];
     if (box) {
       try {

@@ -174,8 +174,8 @@
     panel.thumbs.hidden = images.length < 2;
     const old = new Map([...panel.thumbs.children].map((child) => [child.dataset.image, child]));
     const buttons = images.map((image) => {
-      const button = old.get(image.id) || el("button", { type: "button", "data-image": image.id, onclick: () => easel.pick(image.id), ondblclick: () => easel.openViewer(image.id) },
-        el("img", { src: image.thumb, alt: `Picture with seed ${image.seed}`, loading: "lazy" }));
+      const button = old.get(image.id) || el("button", { type: "button", "data-image": image.id, "aria-label": `Picture with seed ${image.seed}`, onclick: () => easel.pick(image.id), ondblclick: () => easel.openViewer(image.id) },
+        el("img", { src: image.thumb, alt: "", loading: "lazy" }));
       button.classList.toggle("chosen", Boolean(shown) && image.id === shown.id);
       return button;
     });
