@@ -84,6 +84,7 @@ class Engine:
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)
         self.speeds = Speeds()
+        self.prompts = pipeline.PromptCache()
         self.rng = SystemRandom()  # draws the seeds that a request leaves open
 
     @property
@@ -169,7 +170,7 @@ class _Run:
         self.on_event(Planned(job=self.job, plan=plan))
         hashes = _HashInBackground(engine.catalog, job)
 
-        prompting = pipeline.encode_prompts(job, engine.manager, steps)
+        prompting = engine.prompts.encode(job, engine.manager, steps)
         for note in prompting.notes:
             self.note(note)
         start = pipeline.prepare_start(job, engine.manager)
@@ -240,7 +241,9 @@ class _Run:
     def _plan(self, job: pipeline.Job, steps: int) -> Plan:
         engine, info, request = self.engine, job.info, job.request
         vae_info: CheckpointInfo | VaeInfo = job.vae or info
-        parts = [engine.manager.key(info, part) for part in job.family.text_parts(info, request)]
+        known = engine.prompts.holds(job, engine.manager, steps)
+        encoders = () if known else job.family.text_parts(info, request)
+        parts = [engine.manager.key(info, part) for part in encoders]
         parts += [engine.manager.key(info, "denoiser"), engine.manager.key(vae_info, "vae")]
         prompts = len(parse_prompt(request.prompt, steps).parts)
         passes = prompts + 1 if (request.cfg_scale or 1.0) > 1 or prompts > 1 else 1

@@ -5,8 +5,9 @@ Everything it needs comes in; it keeps nothing between jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -94,6 +95,38 @@ def sigmas_of(job: Job) -> Tensor:
     if job.init_image is None:
         return schedule(steps)
     return img2img_sigmas(schedule, steps, request.denoise, exact_steps=request.exact_steps)
+
+
+class PromptCache:
+    """The conditioning of the latest prompts, so that a repeated prompt needs no text encoder in memory."""
+
+    def __init__(self, entries: int = 16) -> None:
+        self._entries = entries
+        self._known: OrderedDict[Hashable, Prompting] = OrderedDict()
+
+    def encode(self, job: Job, manager: ModelManager, steps: int) -> Prompting:
+        """``encode_prompts``, or what it gave for the same files and the same fields before."""
+        key = self._key(job, manager, steps)
+        prompting = self._known.pop(key, None) or encode_prompts(job, manager, steps)
+        self._known[key] = prompting
+        while len(self._known) > self._entries:
+            self._known.popitem(last=False)
+        return prompting
+
+    def holds(self, job: Job, manager: ModelManager, steps: int) -> bool:
+        """Whether ``encode`` would load nothing."""
+        return self._key(job, manager, steps) in self._known
+
+    def _key(self, job: Job, manager: ModelManager, steps: int) -> Hashable:
+        request = job.request
+        # Whatever is not read by the encoders is taken out, so that a field that is added counts by itself.
+        asked = replace(
+            request, seed=0, variation_seed=0, variation_strength=0.0, batch_size=1, batch_count=1, sampler=None,
+            schedule=None, shift=None, vae="", cfg_rescale=0.0, guidance_start=0.0, guidance_end=1.0,
+            cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, mask=None, image_format="png",
+        )  # fmt: skip
+        files = tuple(manager.key(job.info, part) for part in job.family.text_parts(job.info, request))
+        return files, asked, steps
 
 
 def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
@@ -201,9 +234,7 @@ def sample_batches(
         sampler = SAMPLERS[str(request.sampler)]
         counted = guided.counting(lambda state, batch=batch: on_step(batch, state))
         with torch.inference_mode():
-            latents = sampler.run(
-                denoise, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted
-            )
+            latents = sampler.run(denoise, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted)
         yield batch, seeds, latents
 
 

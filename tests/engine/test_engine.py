@@ -105,10 +105,23 @@ def test_each_encoder_can_have_a_prompt_of_its_own(engine: Engine, checkpoint: s
 
 def test_t5_is_not_loaded_when_it_is_off(engine: Engine) -> None:
     engine.manager.drop_all()
-    off = engine.generate(ask("tiny-sd3", use_t5=False))
+    off = engine.generate(ask("tiny-sd3", use_t5=False, prompt="never seen before"))
     assert not any(key.part == "t5" for key in engine.manager.residents)
-    on = engine.generate(ask("tiny-sd3"))
+    on = engine.generate(ask("tiny-sd3", prompt="never seen before"))
     assert (pixels(off.pictures[0].image) != pixels(on.pictures[0].image)).any()
+
+
+def test_a_repeated_prompt_loads_no_text_encoder_and_gives_the_same_picture(engine: Engine, checkpoint: str) -> None:
+    first = engine.generate(ask(checkpoint, prompt="a cached [fox|cat]", steps=3)).pictures[0].image
+    engine.manager.drop_all()
+    again = engine.generate(ask(checkpoint, prompt="a cached [fox|cat]", steps=3))
+    assert {key.part for key in engine.manager.residents} == {"denoiser", "vae"}
+    assert not any("CLIP" in part for part in again.plan.loads)
+    assert (pixels(again.pictures[0].image) == pixels(first)).all()
+    for field in ({"clip_skip": 1}, {"emphasis": "ignore", "prompt": "a (cached:1.4) fox"}, {"negative_prompt": "x"}):
+        engine.generate(ask(checkpoint, **({"prompt": "a cached [fox|cat]", "steps": 3} | field)))
+        assert any(key.part == "clip_g" for key in engine.manager.residents)
+        engine.manager.drop_all()
 
 
 def test_size_numbers_and_shift_change_the_picture(engine: Engine) -> None:
@@ -254,9 +267,7 @@ def test_a_prompt_of_ten_thousand_words_makes_a_picture_and_says_what_was_cut(en
     assert result.pictures and any("does not see the end" in note for note in result.notes)
 
 
-@pytest.mark.parametrize(
-    "prompt", ["", "((((", "a\x00b", "\u202eabc", "(a:nan)", "<lora:none:1> fox", "[a|b] AND c"]
-)
+@pytest.mark.parametrize("prompt", ["", "((((", "a\x00b", "\u202eabc", "(a:nan)", "<lora:none:1> fox", "[a|b] AND c"])
 def test_odd_prompts_make_pictures(engine: Engine, checkpoint: str, prompt: str) -> None:
     assert engine.generate(ask(checkpoint, prompt=prompt)).pictures
 
