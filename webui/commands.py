@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.termui import progressbar
 
 from backend.errors import BadRequest, DiskFull
 from backend.request import parse_request
@@ -133,19 +134,19 @@ def _progress() -> Iterator[Callable[[Event], None]]:
     from webui.live import plan_text
 
     stderr = click.get_text_stream("stderr")
-    with click.progressbar(length=1, file=stderr, show_eta=True, label="Loading") as bar:
+    clear = "\r\033[K" if stderr.isatty() else ""
+    with progressbar(length=1, file=stderr, label="Loading") as bar:
 
         def on_event(event: Event) -> None:
             match event:
                 case Planned():
+                    click.echo(clear + plan_text(event.plan), file=stderr)
                     bar.label = "Sampling"
-                    if not bar.is_hidden:
-                        click.echo(f"\r{plan_text(event.plan)}", err=True)
+                case Note():
+                    click.echo(clear + event.text, file=stderr)
                 case Step():
                     bar.length = event.steps * event.batches
                     bar.update(event.batch * event.steps + event.step - bar.pos)
-                case Note():
-                    click.echo(f"\r{event.text}", err=True)
                 case _:
                     pass
 

@@ -25,6 +25,7 @@ from webui.live import Live
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 2
+SETTINGS_FAULT = 2  # exit code of an engine whose last line on stderr is a sentence for the user
 LONG_LIFE = 60.0  # seconds after which an engine's death counts as the first one again
 
 
@@ -151,10 +152,12 @@ class Dispatcher:
         self._ready = False
         running, self._running = self._running, None
         cause, self._hung = self._hung or end.words, ""
-        log.error("the engine process ended: %s", cause)
+        last = end.last_lines[-1] if end.last_lines else ""
+        log.error("the engine process ended: %s. %s", cause, last)
         if self._clock() - self._started > LONG_LIFE:
             self._deaths = 0
-        self._plan_restart(f"The engine process ended ({cause}) and is started again.")
+        told = last.removeprefix("easel: ") if end.code == SETTINGS_FAULT and last else f"It ended ({cause})."
+        self._plan_restart(f"The engine process does not run. {told} It is started again.")
         self._live.over()
         if running is not None and running.job.attempts >= MAX_ATTEMPTS:
             error = WorkerCrashed(
@@ -206,6 +209,8 @@ class Dispatcher:
     def _event(self, process: EngineProcess, event: Event) -> None:
         if process is not self._process:
             return
+        if self._running is not None:
+            self._running.heard = self._clock()
         match event:
             case Ready():
                 self._ready = True
@@ -220,9 +225,10 @@ class Dispatcher:
 
     def _job_event(self, running: _Running, event: Event) -> None:
         job = running.job
-        running.heard = self._clock()
         match event:
             case Planned():
+                if event.plan.seconds is not None and event.plan.model_calls:
+                    running.slowest = event.plan.seconds / event.plan.model_calls
                 self._live.planned(job.id, event.plan)
             case Step():
                 if running.stepped is not None and event.step > 1:

@@ -16,6 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
+from backend.errors import BadRequest
 from webui.answers import json_answer
 
 if TYPE_CHECKING:
@@ -74,9 +75,13 @@ class Policy:
 
     @classmethod
     def of(cls, settings: Settings) -> Policy:
-        """The policy that the settings ask for; with ``listen`` the machine's own names and addresses count too."""
+        """The policy that the settings ask for; with ``listen`` the machine's own names and addresses count too.
+
+        Raises:
+            BadRequest: a name in ``allow_host`` that cannot be one.
+        """
         own = machine_names() if settings.listen else frozenset[str]()
-        hosts = LOOPBACK | own | {name.lower().strip("[]") for name in settings.allow_host}
+        hosts = LOOPBACK | own | {_allowed(name) for name in settings.allow_host}
         # A cookie is sent to every port of a host: one name per server keeps two of them apart.
         return cls(hosts=hosts, token=settings.token, cookie=f"easel_token_{settings.port}")
 
@@ -209,6 +214,13 @@ def _with_security_headers(send: Send) -> Send:
     return guarded
 
 
+def _allowed(name: str) -> str:
+    found = host_name(name)
+    if found is None:
+        raise BadRequest(f"--allow-host {name[:80]!r} is no host name.", "Give it as the browser's address has it.")
+    return found
+
+
 def _is_replaced(name: bytes) -> bool:
     return name.startswith(b"access-control-") or name in _OURS or name == b"server"
 
@@ -229,11 +241,14 @@ def _one_header(scope: Scope, name: bytes) -> str:
 
 
 def _host(scope: Scope) -> str | None:
-    """The host name of the one Host header, lower case, without port and brackets; ``None`` if there is no such."""
+    """The host name of the one Host header; ``None`` if there is none, or two."""
     values = _headers(scope, b"host")
-    if len(values) != 1:
-        return None
-    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", values[0].strip().lower())
+    return host_name(values[0]) if len(values) == 1 else None
+
+
+def host_name(value: str) -> str | None:
+    """The name in ``name``, ``name:port``, ``[::1]:port``, lower case; ``None`` for anything else."""
+    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", value.strip().lower())
     return None if match is None else match[1] or match[2]
 
 
@@ -258,10 +273,9 @@ def _from_own_page(scope: Scope) -> bool:
 
 
 def _own_origin(scope: Scope) -> str:
-    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    secure = scope["scheme"] in {"https", "wss"}
     host = _one_header(scope, b"host").strip().lower()
-    default = {"http": ":80", "https": ":443"}[scheme]
-    return f"{scheme}://{host.removesuffix(default)}"
+    return f"https://{host.removesuffix(':443')}" if secure else f"http://{host.removesuffix(':80')}"
 
 
 def _same(given: str, wanted: str) -> bool:

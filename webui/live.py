@@ -131,7 +131,8 @@ def plan_text(plan: Plan) -> str:
     """A plan in one or two sentences."""
     time = "" if plan.seconds is None else f", about {_duration(plan.seconds)}"
     calls = f"{plan.model_calls} model call{'' if plan.model_calls == 1 else 's'}"
-    words = [f"{calls}{time} on {plan.device} in {plan.dtype}."]
+    arithmetic = "" if plan.dtype in plan.device else f" in {plan.dtype}"  # a device's words may hold it already
+    words = [f"{calls}{time} on {plan.device}{arithmetic}."]
     if plan.needs_bytes:
         budget = f" of {_size(plan.budget_bytes)}" if plan.budget_bytes else ""
         words.append(f"Needs {_size(plan.needs_bytes)}{budget}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,8 +32,14 @@ class Sentence(click.ClickException):
         click.echo(f"easel: {self.message}", err=True, file=file)
 
 
+class Fault(Sentence):
+    """A fault of ours: still a sentence; ``python -X dev -m webui`` shows the traceback."""
+
+    exit_code = 1
+
+
 class SentenceCommand(click.Command):
-    """A command whose ``UserError`` becomes a sentence."""
+    """A command whose errors become sentences."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it."""
@@ -40,6 +47,12 @@ class SentenceCommand(click.Command):
             return super().invoke(ctx)
         except UserError as error:
             raise Sentence(str(error)) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if sys.flags.dev_mode:
+                raise
+            raise Fault(f"Easel itself failed ({type(error).__name__}: {error}).") from None
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:

@@ -24,6 +24,7 @@ import click
 from backend.errors import BadRequest, DiskFull
 from backend.settings import Settings
 from webui.gradio_start import prepare_gradio
+from webui.guard import Policy
 from webui.options import SentenceCommand, settings_from, settings_options
 from webui.studio import ENGINE_COMMAND, Studio
 
@@ -73,13 +74,14 @@ def run(
 
 
 def check(settings: Settings) -> None:
-    """Refuse settings that would leave the studio open to strangers. Raises ``BadRequest``."""
+    """Refuse settings that would leave the studio open to strangers, or closed. Raises ``BadRequest``."""
     if settings.listen and not settings.token:
         raise BadRequest(
             "--listen lets other machines in, so it demands a token.",
             "Add --token and a long secret, or set EASEL_TOKEN.",
             field="token",
         )
+    Policy.of(settings)
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -147,8 +149,9 @@ def start_logging(data_dir: Path) -> None:
 
 def _announce(settings: Settings, *, autolaunch: bool) -> None:
     address = f"http://127.0.0.1:{settings.port}/"
+    others = f", for other machines at http://{socket.gethostname()}:{settings.port}/" if settings.listen else ""
     hint = " Open it once with ?token=<your token> behind it." if settings.token else ""
-    click.echo(f"Easel is at {address}  (Ctrl+C ends it).{hint}")
+    click.echo(f"Easel is at {address}{others}  (Ctrl+C ends it).{hint}")
     if autolaunch:
         from urllib.parse import quote
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from backend.errors import BadRequest, NotFound
 from backend.records.catalog import Catalog
+from backend.records.files import sweep_temps
 from backend.records.images import Inputs, StoredInput
 from backend.records.jobs import Job, JobImage, JobStore
 from backend.records.metadata import PictureInfo, read_picture
@@ -65,8 +66,9 @@ class Studio:
         )
 
     def start(self) -> None:
-        """Start the engine process and hand it jobs."""
+        """Start the engine process and hand it jobs; sweep up what killed writers left."""
         self._dispatcher.start()
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
     def close(self) -> None:
         """End the engine; what waits or runs is done after the next start."""
@@ -150,6 +152,11 @@ class Studio:
 
         used, capacity = count_tokens(self.catalog.checkpoint(checkpoint), prompt)
         return used, capacity
+
+    def _sweep(self) -> None:
+        count = self.outputs.sweep() + sweep_temps(self.settings.inputs_dir)
+        if count:
+            log.info("%d unfinished files of a killed process were removed", count)
 
     def _check_mask(self, mask: str, init_size: tuple[int, int] | None) -> None:
         size = self.inputs.size(mask)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backend.records.metadata import read_picture
 from backend.request import GenerationRequest
 from backend.settings import Settings
 from tests.webui.running import ROOT, settings_for
@@ -138,3 +139,20 @@ def test_python_m_webui_is_the_same_command():
     done = subprocess.run([sys.executable, "-m", "webui", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("easel, version ")
     assert Path(ROOT / "webui" / "__main__.py").is_file()
+
+
+@pytest.mark.server
+def test_generate_makes_the_picture_of_the_seed_and_another_of_the_next(tmp_path):
+    command = [sys.executable, "-m", "webui", "generate", "a fox", "--checkpoint", "demo-xl", "--seed", "7", "--steps",
+               "2", "--width", "64", "--height", "64", "--batch-count", "2", "-o", str(tmp_path / "fox.webp"),
+               "--data-dir", str(tmp_path / "data"), "--threads", "1"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    paths = [tmp_path / "fox-1.webp", tmp_path / "fox-2.webp"]
+    assert done.stdout.split() == [str(path) for path in paths]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "fox-1.webp", "fox-2.webp"]
+    assert "model calls" in done.stderr
+    infos = [read_picture(path) for path in paths]
+    assert [info.index for info in infos] == [0, 1]
+    assert infos[0].request["seed"] == 7
+    assert infos[0].request["prompt"] == "a fox"

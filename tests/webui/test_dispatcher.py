@@ -177,12 +177,22 @@ def test_jobs_that_ran_when_the_server_died_run_again_at_the_next_start(tmp_path
     rig.store.close()
 
 
-@pytest.mark.parametrize("command", [["/does/not/exist"], [sys.executable, "-c", "raise SystemExit('no torch')"]])
-def test_an_engine_that_cannot_start_is_told_and_tried_again(tmp_path, command):
+UNABLE = "import sys; sys.stderr.write('easel: Device cuda is not there.\\n'); sys.exit(2)"
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["/does/not/exist"], "The engine process cannot be started (No such file or directory)."),
+        ([sys.executable, "-c", "import os; os._exit(1)"], "It ended (exit code 1)."),
+        ([sys.executable, "-c", UNABLE], "Device cuda is not there."),
+    ],
+)
+def test_an_engine_that_cannot_start_is_told_and_tried_again(tmp_path, command, sentence):
     rig = Rig(tmp_path, command)
     rig.dispatcher.start()
     wait_until(lambda: rig.dispatcher._deaths >= 3)
     assert rig.live.engine.state in {"down", "starting"}
-    assert rig.live.engine.trouble.startswith("The engine process")
+    assert sentence in rig.live.engine.trouble
     rig.dispatcher.stop()
     rig.store.close()

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from backend.errors import BadRequest
 from backend.settings import Settings
 from webui.guard import LOOPBACK, Guard, Policy, machine_names
 
@@ -81,6 +82,9 @@ def test_a_listening_server_is_reached_by_its_own_names_and_those_allowed():
     assert policy.hosts >= LOOPBACK | machine_names() | {"studio.example"}
     assert SECRET not in repr(policy)
     assert Policy.of(Settings()).hosts == LOOPBACK
+    assert Policy.of(Settings(allow_host=("a.example:80", "[fe80::1]"))).hosts == LOOPBACK | {"a.example", "fe80::1"}
+    with pytest.raises(BadRequest, match="no host name"):
+        Policy.of(Settings(allow_host=("http://a.example/",)))
 
 
 UNSAFE = ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -24,6 +24,7 @@ from webui.thumbs import thumbnail
 
 log = logging.getLogger(__name__)
 
+ROUTES_HINT = "Known below /api/v1: state, jobs, images, inputs, models, registry, schema, tokens, read."
 MAX_JOBS = 200  # in one list
 FOREVER = "private, max-age=31536000, immutable"  # an id never shows another picture
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -169,7 +170,10 @@ class Rest:
 
     async def nothing(self, request: Request) -> Response:
         """Anything else below /api."""
-        raise NotFound(f"There is no {request.method} {request.url.path[:80]}.", "See docs/rest.md for the routes.")
+        raise NotFound(
+            f"There is no {request.method} {request.url.path[:80]}.",
+            ROUTES_HINT,
+        )
 
 
 def _told(handler: Handler) -> Handler:
