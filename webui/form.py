@@ -13,14 +13,11 @@ from backend.request import parse_request, request_schema
 Choices = Sequence[tuple[str, Any]]
 Control = gr.Textbox | gr.Slider | gr.Number | gr.Dropdown | gr.Radio | gr.Checkbox
 
-# What the schema cannot say: which fields are typed rather than slid, which offer all choices at a glance.
-TYPED = frozenset(
-    {"seed", "variation_seed", "clip_skip", "original_width", "original_height", "crop_left", "crop_top"}
-    | {"target_width", "target_height"}
-)
-RADIOS = frozenset({"resize_mode", "masked_content", "inpaint_area"})
+# What the schema cannot say: which fields are typed rather than slid, which may stay empty ("auto"), and which offer
+# all choices at a glance. Empty ones are text boxes: gradio's number box turns "nothing" into 0.
+TYPED = frozenset({"seed", "variation_seed", "crop_left", "crop_top"})
 AUTOMATIC = frozenset({"clip_skip", "original_width", "original_height", "target_width", "target_height"})
-
+RADIOS = frozenset({"resize_mode", "masked_content", "inpaint_area"})
 # Fields that only one family reads: their controls show, and are sent, only while such a checkpoint is chosen.
 FAMILY_OF = {"shift": "sd3", "use_t5": "sd3", "prompt_t5": "sd3"} | dict.fromkeys(
     ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), "sdxl"
@@ -60,11 +57,11 @@ def component(
         return gr.Checkbox(bool(value), **options)
     if schema["type"] == "string":
         return gr.Textbox(value or "", **options)
+    if field in AUTOMATIC:
+        return gr.Textbox("" if value is None else str(value), placeholder="auto", max_lines=1, **options)
     low, high, step = schema["minimum"], schema["maximum"], schema.get("step", 1)
     if field in TYPED:
-        precision = 0 if schema["type"] == "integer" else None
-        hint = "auto" if field in AUTOMATIC else None
-        return gr.Number(value, minimum=low, maximum=high, precision=precision, placeholder=hint, **options)
+        return gr.Number(value, minimum=low, maximum=high, precision=0, **options)
     return gr.Slider(low, high, value=low if value is None else value, step=step, buttons=[], **options)
 
 
@@ -80,8 +77,8 @@ def to_request(values: Mapping[str, Any]) -> dict[str, Any]:
         schema = field_schema(field)
         if value is None or (value == "" and schema["nullable"]):
             continue
-        if schema["type"] == "integer" and isinstance(value, float) and value.is_integer():
-            value = int(value)
+        if schema["type"] == "integer":
+            value = _whole(value)
         fields[field] = value
     return fields
 
@@ -94,13 +91,24 @@ def for_family(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
 def to_components(fields: Mapping[str, Any], components: Mapping[str, Control]) -> dict[Control, Any]:
     """The updates that show ``fields``; values that the request would refuse, and unknown fields, are left out."""
     shown: dict[Control, Any] = {}
-    for field, value in to_request({k: v for k, v in fields.items() if k in components}).items():
+    for field, component_ in components.items():
+        if field not in fields:
+            continue
+        value = to_request({field: fields[field]}).get(field)
+        if value is None and not isinstance(component_, gr.Textbox):
+            continue
         try:
-            parse_request({field: value})
+            parse_request({field: value} if value is not None else {})
         except BadRequest:
             continue
-        shown[components[field]] = value
-    emptied = {k for k, v in fields.items() if v is None and k in components and field_schema(k)["nullable"]}
-    for field in emptied & (TYPED | {"prompt_clip_l", "prompt_clip_g", "prompt_t5"}):
-        shown[components[field]] = None if field in TYPED else ""
+        shown[component_] = "" if value is None else str(value) if field in AUTOMATIC else value
     return shown
+
+
+def _whole(value: object) -> object:
+    """20.0 and "20" as 20; anything else as it is, for the request to refuse."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20:
+        return int(value)
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backend.errors import BadRequest
 from backend.request import FIELDS, GenerationRequest, parse_request, request_to_json
 from webui.gradio_start import prepare_gradio
 
@@ -20,14 +21,14 @@ def gradio():
 
 
 def test_every_number_has_the_label_and_bounds_of_the_request(gradio):
-    from webui.form import component, field_schema
+    from webui.form import AUTOMATIC, component, field_schema
 
     for field in FIELDS:
         schema = field_schema(field)
         control = component(field, tab="t")
         assert control.label == schema["title"]
         assert control.elem_id == f"t_{field}"
-        if schema.get("type") in {"integer", "number"}:
+        if schema.get("type") in {"integer", "number"} and field not in AUTOMATIC:
             assert (control.minimum, control.maximum) == (schema["minimum"], schema["maximum"])
 
 
@@ -38,7 +39,8 @@ def test_components_of_a_request_give_the_request_back(gradio):
         {
             "prompt": "a fox", "prompt_clip_l": "a dog", "clip_skip": 2, "width": 512, "height": 768, "steps": 12,
             "sampler": "euler", "schedule": "karras", "shift": 3.0, "cfg_scale": 4.5, "seed": 2**53 - 1,
-            "original_width": 640, "masked_content": "fill", "denoise": 0.0, "exact_steps": True, "vae": "",
+            "original_width": 640, "target_height": 0, "masked_content": "fill", "denoise": 0.0,
+            "exact_steps": True, "vae": "",
         }
     )  # fmt: skip
     names = [name for name in FIELDS if name not in {"init_image", "mask"}]
@@ -46,6 +48,15 @@ def test_components_of_a_request_give_the_request_back(gradio):
     shown = to_components(request_to_json(request), controls)
     values = {name: shown.get(control, control.value) for name, control in controls.items()}
     assert parse_request(to_request(values)) == request
+
+
+def test_box_that_may_stay_empty_is_empty_at_first_and_takes_a_number():
+    from webui.form import component, to_request
+
+    assert component("clip_skip").value == ""
+    assert to_request({"clip_skip": "2", "original_width": ""}) == {"clip_skip": 2}
+    with pytest.raises(BadRequest, match="Clip skip"):
+        parse_request(to_request({"clip_skip": "two"}))
 
 
 def test_emptied_boxes_mean_the_default_and_whole_floats_are_whole_numbers():

@@ -23,7 +23,8 @@
       el("span", { class: "brand" }, "Easel"), state, toggle));
     const draw = () => {
       const { engine, away } = easel.state;
-      const words = away ? "reconnecting" : engine.state === "ready" ? `${engine.device} · ${engine.dtype}` : engine.state === "down" ? "engine is down" : "engine starts";
+      const device = engine.device && engine.device.includes(engine.dtype) ? engine.device : `${engine.device} · ${engine.dtype}`;
+      const words = away ? "reconnecting" : engine.state === "ready" ? device : engine.state === "down" ? "engine is down" : "engine starts";
       state.textContent = words;
       state.dataset.state = away ? "down" : engine.state;
       state.title = (engine.residents || []).length ? `In memory: ${engine.residents.join(", ")}` : "Nothing in memory yet";

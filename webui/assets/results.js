@@ -80,9 +80,9 @@
   };
 
   function follow() {
-    const running = easel.runningJob();
-    if (running && running.id !== followed) {
-      followed = running.id;
+    const latest = easel.state.jobs.find((job) => job.state !== "queued");
+    if (latest && latest.id !== followed) {
+      followed = latest.id; // a new job began: look at it, whatever was picked before
       picked = false;
     }
     const images = easel.pictures_shown();
