@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.termui import progressbar
 
 from backend.errors import BadRequest, DiskFull
 from backend.request import parse_request
@@ -133,9 +133,9 @@ def _progress() -> Iterator[Callable[[Event], None]]:
     from backend.events import Note, Planned, Step
     from webui.live import plan_text
 
-    stderr = click.get_text_stream("stderr")
+    stderr = sys.stderr
     clear = "\r\033[K" if stderr.isatty() else ""
-    with progressbar(length=1, file=stderr, label="Loading") as bar:
+    with click.progressbar(length=1, file=stderr, label="Loading") as bar:
 
         def on_event(event: Event) -> None:
             match event:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.routing import Mount
 
-from tests.webui.running import png, running
+from tests.webui.running import jobs_of, png, running
 
 SECRET = "correct horse battery staple"
 UNSAFE = {"POST", "PUT", "PATCH", "DELETE"}
@@ -68,7 +68,7 @@ def everything_kept(folder: Path) -> list[Path]:
 def test_no_foreign_page_can_change_anything(here):
     here.wait(here.submit(prompt="the engine is up")["id"])
     folder = here.studio.settings.data_dir
-    files, jobs = everything_kept(folder), here.client.get("/api/v1/jobs").json()
+    files, jobs = everything_kept(folder), jobs_of(here)
     unsafe = sorted((method, path) for method, path in every_route(here.routes.routes) if method in UNSAFE)
     for method, path in unsafe:
         for origin in ("http://evil.example", "null", "http://127.0.0.1:1234"):
@@ -77,7 +77,7 @@ def test_no_foreign_page_can_change_anything(here):
                 answer = here.client.request(method, path, content=body, headers=headers)
                 assert answer.status_code in {403, 404}, (method, path, origin, kind)  # 404: a closed route
                 assert answer.json()["code"] in {"forbidden", "not_found"}
-    assert here.client.get("/api/v1/jobs").json() == jobs
+    assert jobs_of(here) == jobs
     assert everything_kept(folder) == files
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.webui.running import png, running
+from tests.webui.running import jobs_of, png, running
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +182,11 @@ BAD_BODIES = {
 
 @pytest.mark.parametrize("name", BAD_BODIES)
 def test_a_bad_body_is_a_sentence(here, name):
-    before = here.client.get("/api/v1/jobs").json()
+    before = jobs_of(here)
     headers = {"content-type": "application/json"}
     check_error(here.client.post("/api/v1/jobs", content=BAD_BODIES[name], headers=headers))
     check_error(here.client.post("/api/v1/tokens", content=BAD_BODIES[name], headers=headers))
-    assert here.client.get("/api/v1/jobs").json() == before
+    assert jobs_of(here) == before
 
 
 @pytest.mark.parametrize(
