@@ -11,6 +11,7 @@ from backend.formats.configs import MMDiTConfig, UNetConfig, VAEConfig
 from backend.nn.layers import sinusoid
 from tests import builders
 from tests.oracles.diffusers_names import mmdit_to_diffusers, unet_to_diffusers, vae_to_diffusers
+from tests.oracles.diffusers_networks import diffusers_mmdit, diffusers_unet, diffusers_vae
 
 pytestmark = pytest.mark.oracle
 TOLERANCE = 2e-5  # relative to the largest output
@@ -24,38 +25,6 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert torch.isfinite(ours).all()
     error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
     assert error < TOLERANCE, error
-
-
-def diffusers_unet(config: UNetConfig):
-    from diffusers import UNet2DConditionModel
-
-    levels = len(config.channel_mult)
-    starts = [sum(config.res_blocks[:level]) for level in range(levels)]
-    depths = [config.depth_in[start] for start in starts]
-    widths = [config.model_channels * mult for mult in config.channel_mult]
-    if config.label_dim is not None:
-        extra = {
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": config.label_dim,
-        }
-    else:
-        extra = {}
-    return UNet2DConditionModel(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        block_out_channels=widths,
-        layers_per_block=config.res_blocks[0],
-        down_block_types=["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
-        up_block_types=["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
-        transformer_layers_per_block=[depth or 1 for depth in depths],
-        # diffusers calls the number of heads "attention_head_dim" (its issue 2011)
-        attention_head_dim=[config.heads or max(1, width // 64) for width in widths],
-        cross_attention_dim=config.context_dim,
-        use_linear_projection=config.linear_projection,
-        norm_num_groups=config.norm_groups,
-        **extra,
-    ).eval()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)], ids=["even", "odd"])
@@ -103,24 +72,8 @@ def test_unet_matches_diffusers(config: UNetConfig, size: tuple[int, int]):
 )
 @pytest.mark.parametrize("size", [(16, 16), (22, 10)], ids=["square", "oblong"])
 def test_mmdit_matches_diffusers(config: MMDiTConfig, size: tuple[int, int]):
-    from diffusers import SD3Transformer2DModel
-
     mmdit = builders.tiny_mmdit(config)
-    theirs = SD3Transformer2DModel(
-        sample_size=32,
-        patch_size=config.patch_size,
-        in_channels=config.in_channels,
-        num_layers=config.depth,
-        attention_head_dim=config.hidden // config.heads,
-        num_attention_heads=config.heads,
-        joint_attention_dim=config.context_dim,
-        caption_projection_dim=config.hidden,
-        pooled_projection_dim=config.pooled_dim,
-        out_channels=config.out_channels,
-        pos_embed_max_size=config.pos_embed_side,
-        dual_attention_layers=tuple(range(config.dual_blocks)),
-        qk_norm="rms_norm" if config.qk_norm else None,
-    ).eval()
+    theirs = diffusers_mmdit(config)
     theirs.load_state_dict(mmdit_to_diffusers(mmdit.state_dict()))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3, config.in_channels, *size, generator=generator)
@@ -135,20 +88,8 @@ def test_mmdit_matches_diffusers(config: MMDiTConfig, size: tuple[int, int]):
 
 @pytest.mark.parametrize("config", [builders.TINY_VAE, builders.TINY_VAE_16], ids=["4 channels", "16 channels"])
 def test_vae_matches_diffusers(config: VAEConfig):
-    from diffusers import AutoencoderKL
-
     vae = builders.tiny_vae(config)
-    levels = len(config.channel_mult)
-    theirs = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        block_out_channels=[config.channels * mult for mult in config.channel_mult],
-        layers_per_block=config.res_blocks,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_groups,
-        use_quant_conv=config.quant_conv,
-        use_post_quant_conv=config.quant_conv,
-    ).eval()
+    theirs = diffusers_vae(config)
     theirs.load_state_dict(vae_to_diffusers(vae.state_dict(), config))
     image = torch.rand(2, 3, 72, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():

@@ -1,0 +1,76 @@
+"""An engine on one tiny random checkpoint of each family, and the pipeline's pieces run on it one after another."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from backend.engine import pipeline
+from backend.engine.engine import Engine
+from backend.families.table import FAMILIES
+from backend.records.resolve import resolve
+from backend.request import GenerationRequest
+from backend.settings import load_settings
+from tests.builders import tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "checkpoints").mkdir()
+    for family in ("sdxl", "sd3"):
+        tiny_checkpoint(folder / "checkpoints" / f"{family}.safetensors", family)
+    return Engine(load_settings(data_dir=folder, models_dir=folder, device="cpu", dtype="float32"))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What our pipeline made on its way to a picture.
+
+    Attributes:
+        states: x after each step, (1, C, h, w).
+        decoded: the VAE's output, (1, 3, H, W).
+    """
+
+    prompting: pipeline.Prompting
+    sigmas: Tensor
+    states: tuple[Tensor, ...]
+    decoded: Tensor
+
+
+def job_for(engine: Engine, request: GenerationRequest) -> pipeline.Job:
+    """A job as the engine prepares it."""
+    info = engine.catalog.checkpoint(request.checkpoint)
+    request = resolve(request, info, engine.registry, rng=random.Random(0)).request
+    family = FAMILIES[info.family]
+    return pipeline.Job(
+        request=request,
+        info=info,
+        vae=None,
+        family=family,
+        prediction=family.prediction(info, request),
+        init_image=None,
+        mask=None,
+        batching="batched",
+        check=lambda: None,
+        on_note=lambda _note: None,
+    )
+
+
+def run_pipeline(engine: Engine, request: GenerationRequest) -> Trajectory:
+    """The pipeline's own functions in their order, without the way to and from files."""
+    job = job_for(engine, request)
+    sigmas = pipeline.sigmas_of(job)
+    prompting = pipeline.encode_prompts(job, engine.manager, len(sigmas) - 1)
+    states: list[Tensor] = []
+    ((_, _, latents),) = pipeline.sample_batches(
+        job, engine.manager, prompting, pipeline.Start(), sigmas, lambda _batch, state: states.append(state.x.clone())
+    )
+    assert torch.equal(latents, states[-1])
+    with torch.inference_mode():
+        decoded = engine.manager.vae(job.info).decode(pipeline.latent_format(job).decode(latents))
+    return Trajectory(prompting, sigmas, tuple(states), decoded)
