@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -26,15 +28,21 @@ ENVIRONMENT = {
 }
 
 
-def prepare_gradio() -> None:
+def prepare_gradio(uploads: Path | None = None) -> None:
     """Set gradio's environment and arrange for the changes below to happen as it is imported.
 
+    Args:
+        uploads: folder for what gradio keeps of uploads, emptied here; gradio serves whatever lies in it. None: the
+            one in the system's temp folder, which all users share.
     Raises:
         RuntimeError: gradio is imported already, so that it is too late.
     """
     if "gradio" in sys.modules:
         raise RuntimeError("gradio was imported before prepare_gradio()")
     os.environ.update(ENVIRONMENT)
+    if uploads is not None:
+        shutil.rmtree(uploads, ignore_errors=True)
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads.absolute())
     sys.meta_path.insert(0, _GradioFinder())
 
 

@@ -106,7 +106,7 @@ def bind(settings: Settings) -> socket.socket:
 
 def build_server(studio: Studio, *, autolaunch: bool) -> uvicorn.Server:
     """Import gradio, draw the page, and set up the server around it."""
-    prepare_gradio()
+    prepare_gradio(studio.settings.data_dir / ".uploads")
     import uvicorn
 
     from webui.app import build_app

@@ -153,6 +153,13 @@ class Studio:
         used, capacity = count_tokens(self.catalog.checkpoint(checkpoint), prompt)
         return used, capacity
 
+    def count_t5_tokens(self, checkpoint: str, prompt: str) -> tuple[int, int] | None:
+        """As ``count_tokens``, for T5; None if the checkpoint has none. Raises ``UserError``."""
+        from backend.text.tokenize import count_tokens
+
+        info = self.catalog.checkpoint(checkpoint)
+        return count_tokens(info, prompt, "t5") if info.t5 is not None else None
+
     def _sweep(self) -> None:
         count = self.outputs.sweep() + sweep_temps(self.settings.inputs_dir)
         if count:

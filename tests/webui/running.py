@@ -80,7 +80,7 @@ def jobs_of(here: Running) -> list[str]:
 def running(folder: Path, **more: Any) -> Iterator[Running]:
     """Start everything but the launcher; stop it all at the end."""
     if "gradio" not in sys.modules:
-        prepare_gradio()
+        prepare_gradio(folder / ".uploads")
     import gradio
     import uvicorn
 

@@ -184,7 +184,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from backend.settings import load_settings
 from webui.gradio_start import prepare_gradio
-prepare_gradio()
+prepare_gradio(Path({folder!r}) / ".uploads")
 from webui.app import build_app
 from webui.page import build_page, mount_options
 from webui.studio import Studio

@@ -161,7 +161,11 @@ class Rest:
         checkpoint = text(body, "checkpoint", longest=255, default="")
         prompt = text(body, "prompt", longest=MAX_PROMPT)
         used, capacity = await run_in_threadpool(self._studio.count_tokens, checkpoint, prompt)
-        return JSONResponse({"used": used, "capacity": capacity})
+        told: dict[str, Any] = {"used": used, "capacity": capacity}
+        t5 = await run_in_threadpool(self._studio.count_t5_tokens, checkpoint, prompt)
+        if t5 is not None:
+            told["t5"] = {"used": t5[0], "capacity": t5[1]}
+        return JSONResponse(told)
 
     async def read(self, request: Request) -> Response:
         """What a picture's metadata say."""
