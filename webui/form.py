@@ -18,6 +18,8 @@ Control = gr.Textbox | gr.Slider | gr.Number | gr.Dropdown | gr.Radio | gr.Check
 TYPED = frozenset({"seed", "variation_seed", "crop_left", "crop_top"})
 AUTOMATIC = frozenset({"clip_skip", "original_width", "original_height", "target_width", "target_height"})
 RADIOS = frozenset({"resize_mode", "masked_content", "inpaint_area"})
+WRITTEN = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
+
 # Fields that only one family reads: their controls show, and are sent, only while such a checkpoint is chosen.
 FAMILY_OF = {"shift": "sd3", "use_t5": "sd3", "prompt_t5": "sd3"} | dict.fromkeys(
     ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), "sdxl"
@@ -52,7 +54,8 @@ def component(
         return gr.Dropdown(list(choices), value=value, allow_custom_value=True, **options)
     if "enum" in schema:
         kind = gr.Radio if field in RADIOS else gr.Dropdown
-        return kind([(str(name).capitalize(), name) for name in schema["enum"]], value=value, **options)
+        names: list[str] = schema["enum"]
+        return kind([(WRITTEN.get(n, n.capitalize()), n) for n in names], value=value, **options)
     if schema["type"] == "boolean":
         return gr.Checkbox(bool(value), **options)
     if schema["type"] == "string":

@@ -118,7 +118,7 @@ def _wire_bridge(bridge: Bridge, bar: QuickBar) -> None:
     }
     bar.bridge.restore(bridge.restore, **quiet).then(None, shared, js="(...shared) => easel.restored(shared)")
     bar.bridge.apply(bridge.apply, **quiet)
-    bar.bridge.wanted(bridge.wanted, **quiet)
+    bar.bridge.wanted(bridge.wanted, **quiet).then(None, js="() => easel.wantedShown()")
     bar.refresh.click(bridge.rescan, **quiet).then(None, js="() => easel.modelsChanged()")
     bar.fields["checkpoint"].input(None, bar.fields["checkpoint"], js="(name) => easel.checkpointChosen(name, true)")
     bar.defaults.click(None, bar.fields["checkpoint"], js="(name) => easel.checkpointChosen(name, false)")

@@ -163,6 +163,11 @@ class Studio:
         self.page.locator(f"#{element_id} input").click()
         self.page.get_by_role("option", name=re.compile(rf"^\W*{re.escape(label)}$")).click()
 
+    def choose_checkpoint(self, name: str) -> None:
+        """Choose it and wait until what it wants stands in the form."""
+        self.choose("sd_model_checkpoint", name)
+        self.page.wait_for_function("name => easel.form.shared.checkpoint === name && !easel.isWaiting", arg=name)
+
     def newest(self) -> dict:
         return self.page.evaluate("easel.state.jobs[0]")
 

@@ -23,7 +23,7 @@ def test_result_and_queue_are_there_again_after_a_reload_and_in_a_second_tab(sit
 
 def test_form_is_remembered_across_a_reload(site, visit):
     here = visit(site)
-    here.choose("sd_model_checkpoint", "b-sd3")
+    here.choose_checkpoint("b-sd3")
     here.page.wait_for_function("document.body.dataset.family === 'sd3' && easel.form.tabs.txt2img")
     here.prompt("txt2img", "a whale")
     here.number("txt2img_steps", 33)
@@ -55,14 +55,14 @@ def test_what_a_browser_remembers_is_checked(site, visit):
 
 
 def test_checkpoint_brings_its_defaults_and_what_was_last_used_with_it(here):
-    here.choose("sd_model_checkpoint", "b-sd3")
+    here.choose_checkpoint("b-sd3")
     here.page.wait_for_function("easel.form.tabs.txt2img && easel.form.tabs.txt2img.shift >= 1")
     here.number("txt2img_steps", 5)
     here.generate("txt2img")
-    here.choose("sd_model_checkpoint", "a-xl")
+    here.choose_checkpoint("a-xl")
     here.page.wait_for_function("document.body.dataset.family === 'sdxl' && easel.form.tabs.txt2img.steps !== 5")
     here.page.locator("#txt2img_shift").wait_for(state="hidden")
-    here.choose("sd_model_checkpoint", "b-sd3")
+    here.choose_checkpoint("b-sd3")
     here.page.wait_for_function("easel.form.tabs.txt2img.steps === 5")
     here.page.get_by_role("button", name="Use the checkpoint's defaults").click()
     here.page.wait_for_function("easel.form.tabs.txt2img.steps > 5")
@@ -178,6 +178,10 @@ def test_parameters_in_the_prompt_box_fill_the_form(here):
 
 
 def test_token_counter_counts_as_the_checkpoint_does(here):
+    here.choose_checkpoint("b-sd3")
+    here.prompt("txt2img", "a fox")
+    here.page.locator("#txt2img_prompt .token-counter").filter(has_text="2/75 · T5 ").wait_for()
+    here.choose_checkpoint("a-xl")
     here.prompt("txt2img", "a fox in the snow")
     here.page.locator("#txt2img_prompt .token-counter").filter(has_text="5/75").wait_for()
 

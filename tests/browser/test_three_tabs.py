@@ -19,7 +19,7 @@ def picture_of(site, image) -> Image.Image:
 def test_prompt_to_picture_to_inpaint_to_parameters_to_the_other_family(real_site, visit, tmp_path):
     here = visit(real_site)
     page = here.page
-    here.choose("sd_model_checkpoint", "tiny-xl")
+    here.choose_checkpoint("tiny-xl")
     page.wait_for_function("document.body.dataset.family === 'sdxl'")
     here.prompt("txt2img", "a fox, in (snow:1.2)")
     here.number("txt2img_steps", 4)
@@ -56,7 +56,7 @@ def test_prompt_to_picture_to_inpaint_to_parameters_to_the_other_family(real_sit
     page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value === 'a green heart'")
     page.wait_for_function("document.querySelector('#txt2img_seed input').value === '11'")
 
-    here.choose("sd_model_checkpoint", "tiny-sd3")
+    here.choose_checkpoint("tiny-sd3")
     page.wait_for_function("document.body.dataset.family === 'sd3'")
     page.locator("#txt2img_shift input[type=number]").wait_for()
     page.wait_for_function("easel.form.tabs.txt2img.shift > 1")

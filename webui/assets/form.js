@@ -65,7 +65,12 @@
     const remembered = useMemory ? easel.store.read("checkpoints", {})[name] : undefined;
     if (useMemory && name === chosen) return;
     chosen = name;
+    easel.isWaiting = true;
     easel.send("wanted", { checkpoint: name, remembered: remembered || {} });
+  };
+
+  easel.wantedShown = () => {
+    easel.isWaiting = false;
   };
 
   // -- Generate

@@ -55,7 +55,7 @@
         el("span", { class: "tool-group" },
           button("Zoom out", "zoom-out", () => this.zoom(1 / 1.4)), button("Zoom in", "zoom-in", () => this.zoom(1.4)),
           button("Fit the picture", "fit", () => this.fit()), this.zoomText),
-        el("label", { class: "pressure" }, this.pressure, "Pen pressure"));
+        (this.pressureLabel = el("label", { class: "pressure", hidden: true }, this.pressure, "Pen pressure")));
       this.use("brush");
       return bar;
     }
@@ -211,6 +211,7 @@
 
     #move(event) {
       this.#drawCursor(event);
+      if (event.pointerType === "pen") this.pressureLabel.hidden = false;
       const before = this.pointers.get(event.pointerId);
       if (!before || !this.mask) return;
       const now = this.#point(event);

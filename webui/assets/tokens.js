@@ -17,7 +17,7 @@
 
   function words(answer) {
     const clip = `${answer.used}/${answer.capacity}`;
-    const t5 = answer.t5 && document.body.dataset.family === "sd3" ? ` · T5 ${answer.t5.used}/${answer.t5.capacity}` : "";
+    const t5 = answer.t5 ? ` · T5 ${answer.t5.used}/${answer.t5.capacity}` : "";
     return clip + t5;
   }
 
