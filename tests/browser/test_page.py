@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tests.browser.conftest import FAKE, serving
+from tests.formats.files import published, write_sparse
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -224,6 +229,22 @@ def test_picture_without_parameters_is_told_so(here, picture):
     here.page.locator("#png_info_part .read-source").filter(has_text="No parameters found").wait_for()
 
 
+def test_metadata_of_a_strangers_picture_is_text_and_fills_a_tab(here, tmp_path):
+    pairs = f"Steps: 9, Sampler: Euler a, CFG scale: 3, Seed: 5, Size: 64x64, Odd{HOSTILE}: 1"
+    text = f"{HOSTILE}\nNegative prompt: rain\n{pairs}"
+    info = PngInfo()
+    info.add_text("parameters", text)
+    path = tmp_path / "stranger.png"
+    Image.new("RGB", (64, 64)).save(path, pnginfo=info)
+    here.tab("PNG info")
+    here.page.locator("#png_info_part input[type=file]").set_input_files(path)
+    here.page.locator("#png_info_part .parameters").filter(has_text=HOSTILE).wait_for()
+    here.page.get_by_role("button", name="Send to txt2img").click()
+    here.page.wait_for_function("easel.form.tabs.txt2img.steps === 9 && easel.activeTab() === 'txt2img'")
+    assert here.value("txt2img_prompt") == HOSTILE
+    assert here.page.locator("img[src='x']").count() == 0
+
+
 def test_models_tab_names_each_file_and_what_is_wrong_with_it(here):
     here.tab("Models")
     here.page.locator(".model").filter(has_text="a-xl").filter(has_text="SDXL").wait_for()
@@ -273,3 +294,20 @@ def test_page_loads_nothing_from_elsewhere_and_is_small(here, site):
     assert here.foreign == []
     html = httpx.get(site.origin, trust_env=False).text
     assert len(html) < 400_000
+
+
+def test_page_reconnects_when_the_server_comes_back(tmp_path, visit):
+    (tmp_path / "models" / "checkpoints").mkdir(parents=True)
+    write_sparse(tmp_path / "models" / "checkpoints" / "xl.safetensors", published("sdxl_base"))
+    with serving(tmp_path, FAKE) as first:
+        here = visit(first)
+        here.prompt("txt2img", "a fox")
+        job = here.generate("txt2img")
+    here.page.locator(".results .away").filter(has_text="Reconnecting").wait_for()
+    with serving(tmp_path, FAKE, port=int(first.origin.rsplit(":", 1)[1])):
+        here.page.locator(".results .away").wait_for(state="hidden")
+        assert here.newest()["id"] == job["id"]
+        here.page.reload()
+        here.settled()
+        here.prompt("txt2img", "a fox again")
+        assert here.generate("txt2img")["images"]

@@ -42,8 +42,6 @@
   easel.iconButton = (name, icon, onclick, attributes) =>
     easel.el("button", { type: "button", class: `tool icon-${icon}`, title: name, onclick, ...attributes }, name);
 
-  easel.shared = (name) => document.getElementById(name);
-
   // Answers of our own server only; a refusal becomes an Error whose message is the server's sentence.
   easel.api = async (path, options) => {
     let answer;
@@ -108,7 +106,7 @@
       try {
         localStorage.setItem(`easel.${name}`, JSON.stringify(value));
       } catch {
-        easel.noStorage = true;
+        return; // full or forbidden
       }
     },
   };

@@ -97,7 +97,6 @@
     }
     const at = names.indexOf("checkpoint");
     rememberForCheckpoint(values[at], tab);
-    document.body.classList.add("submitted");
     return values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
   };
 

@@ -20,7 +20,7 @@ from webui.tabs.generation import GenerationTab
 if TYPE_CHECKING:
     from webui.studio import Studio
 
-EVENTS = ("restore", "apply", "wanted", "rescan")
+EVENTS = ("restore", "apply", "wanted")
 Updates = dict[Control, Any]
 
 
