@@ -13,15 +13,14 @@ from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from backend.diffusion.conditioning import Conditioning
+from backend.families.sdxl import SIZE_WAVES
+from backend.families.text_stack import PENULTIMATE
 from backend.nn.layers import sinusoid
 from backend.text.encoders import build_clip, build_t5, clip_states, t5_states
 from backend.text.prompt import ParsedPrompt, Piece
 from backend.text.tokenize import ClipTokenizer, T5Tokenizer
 from backend.training.recipe import Recipe
 from backend.training.vocabulary import Vocabulary
-
-PENULTIMATE = 2
-SIZE_WAVES = 256
 
 
 def build_encoders(recipe: Recipe) -> dict[str, nn.Module]:
