@@ -83,7 +83,11 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    Worker(sys.stdin.buffer, events).run()
+    try:
+        Worker(sys.stdin.buffer, events).run()
+    except UserError as error:  # a setting that cannot be used: the page shows the last line of the log
+        sys.stderr.write(f"easel: {error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":
