@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -25,12 +24,6 @@ class Conditioning:
     def tokens(self) -> int:
         """T, the length of the context."""
         return self.context.shape[1]
-
-    def zeroed(self) -> Conditioning:
-        """The same shapes, all zero: SDXL's empty negative prompt."""
-        return Conditioning(
-            torch.zeros_like(self.context), None if self.pooled is None else torch.zeros_like(self.pooled)
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,8 @@ class GuidedDenoiser:
         scale = self._guidance.scale_at(self.step, self._steps)
         weights = [part.weight for part in self._cond]
         prompts = [part.at(self.step) for part in self._cond]
-        if needs_uncond(weights, scale):
+        is_rescaled = self._guidance.rescale > 0 and scale != 1
+        if needs_uncond(weights, scale) or (is_rescaled and needs_uncond(weights, 1.0)):
             if self._uncond is None:
                 raise ValueError(f"step {self.step} has guidance {scale} but no uncond was given")
             prompts.append(self._uncond.at(self.step))
@@ -98,7 +99,7 @@ class GuidedDenoiser:
         conds = outputs[: len(weights)]
         uncond = outputs[-1] if len(outputs) > len(weights) else None
         output = combine(conds, weights, uncond, scale)
-        if self._guidance.rescale > 0 and scale != 1:
+        if is_rescaled:
             output = rescale(output, combine(conds, weights, uncond, 1.0), self._guidance.rescale)
         denoised = self._prediction.denoised(output, x, sigma)
         if not bool(torch.isfinite(denoised).all()):

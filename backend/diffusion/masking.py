@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -27,19 +26,6 @@ def latent_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
         (1 or B, 1, h, w), 0 or 1.
     """
     return F.adaptive_max_pool2d((mask >= 0.5).to(mask.dtype), size)
-
-
-def blur_mask(mask: Tensor, blur: float) -> Tensor:
-    """Soften a pixel mask (B, 1, H, W) by a Gaussian of ``blur`` pixels, cut off at 2.5 of them as in A1111."""
-    if blur <= 0:
-        return mask
-    radius = math.floor(2.5 * blur + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    kernel = (-0.5 * (offsets / blur) ** 2).exp()
-    kernel = (kernel / kernel.sum()).to(mask.device, mask.dtype)
-    padded = F.pad(mask, (radius, radius, radius, radius), mode="replicate")
-    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
-    return F.conv2d(rows, kernel.view(1, 1, -1, 1)).clamp(0, 1)
 
 
 def composite(repainted: Tensor, kept: Tensor, mask: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Prompting:
-    """The prompts of a job as conditioning; ``uncond`` is None where no step has guidance."""
+    """The prompts of a job as conditioning; ``uncond`` is None where no step needs it."""
 
     cond: tuple[ScheduledConditioning, ...]
     uncond: ScheduledConditioning | None
@@ -141,7 +141,9 @@ def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
             positive, lambda prompts: job.family.encode(models, job.info, request, prompts, negative=False)
         )
         uncond = None
-        if needs_uncond([part.weight for part in cond], request.cfg_scale or 1.0):
+        weights = [part.weight for part in cond]
+        # Scale 1 counts too: steps outside the guidance interval run at it, and CFG rescale compares with it.
+        if any(needs_uncond(weights, scale) for scale in (request.cfg_scale or 1.0, 1.0)):
             uncond = schedule_conditioning(
                 negative, lambda prompts: job.family.encode(models, job.info, request, prompts, negative=True)
             )[0]

@@ -8,19 +8,6 @@ from __future__ import annotations
 
 from backend.formats.configs import Defaults, LatentConstants
 
-SD1_LATENT = LatentConstants(
-    channels=4,
-    scale=0.18215,
-    shift=0.0,
-    rgb_factors=(
-        (0.3512, 0.2297, 0.3227),
-        (0.3250, 0.4974, 0.2350),
-        (-0.2829, 0.1762, 0.2721),
-        (-0.2120, -0.2616, -0.7177),
-    ),
-    rgb_bias=(0.0, 0.0, 0.0),
-)
-
 SDXL_LATENT = LatentConstants(
     channels=4,
     scale=0.13025,

@@ -250,17 +250,20 @@ def test_cfg_rescale_acts_in_the_denoiser() -> None:
     assert not torch.allclose(strong, tamed)
 
 
+def test_cfg_rescale_has_the_uncond_it_needs_where_guidance_itself_does_not() -> None:
+    cond = [constant(0.5), constant(0.2, weight=-0.5)]  # at scale 2 their weights sum to 1
+    network = Network()
+    tamed = denoiser(network, cond, guidance=Guidance(scale=2, rescale=0.5))(x(), SIGMA)
+    assert torch.isfinite(tamed).all()
+    assert network.batches == [3 * 2]
+    network = Network()
+    denoiser(network, cond, guidance=Guidance(scale=2))(x(), SIGMA)
+    assert network.batches == [2 * 2]
+
+
 def test_schedules_of_prompts_hold_until_their_step() -> None:
     a, b = conditioning(0.0), conditioning(1.0)
     schedule = ScheduledConditioning(((2, a), (5, b)))
     assert [schedule.at(i) is a for i in range(7)] == [True, True, False, False, False, False, False]
     with pytest.raises(ValueError, match="rise"):
         ScheduledConditioning(((5, a), (2, b)))
-
-
-def test_a_zeroed_conditioning_keeps_its_shapes() -> None:
-    zero = conditioning(1.0).zeroed()
-    assert zero.pooled is not None
-    assert zero.context.shape == (1, 77, 4)
-    assert not zero.context.any()
-    assert not zero.pooled.any()

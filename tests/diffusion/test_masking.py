@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.diffusion.masking import blur_mask, composite, fill_masked, keep_unmasked, latent_mask
+from backend.diffusion.masking import composite, fill_masked, keep_unmasked, latent_mask
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.prediction import EpsPrediction, FlowPrediction, Prediction
 from backend.diffusion.samplers import SAMPLERS
@@ -19,19 +19,6 @@ def test_a_cell_is_repainted_if_one_of_its_pixels_is_masked() -> None:
     expected = torch.zeros(1, 1, 4, 8)
     expected[0, 0, 1, 2] = 1
     assert torch.equal(latent_mask(mask, (4, 8)), expected)
-
-
-def test_blur_softens_the_edge_and_nothing_far_from_it() -> None:
-    mask = torch.zeros(1, 1, 64, 64)
-    mask[..., 32:] = 1
-    soft = blur_mask(mask, 4)
-    assert soft.shape == mask.shape
-    assert torch.equal(soft[..., :21], mask[..., :21])
-    torch.testing.assert_close(soft[..., 43:], mask[..., 43:])
-    assert float(soft[0, 0, 30, 31] + soft[0, 0, 30, 32]) == pytest.approx(1, abs=1e-5)
-    assert bool((soft.diff(dim=-1) >= -1e-6).all())
-    assert torch.equal(blur_mask(mask, 0), mask)
-    assert blur_mask(torch.ones(1, 1, 8, 8), 64).shape == (1, 1, 8, 8)  # a kernel wider than the picture
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))

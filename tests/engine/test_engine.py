@@ -85,6 +85,16 @@ def test_cfg_1_ignores_the_negative_prompt(engine: Engine, checkpoint: str) -> N
     assert (pixels(one) == pixels(two)).all()
 
 
+@pytest.mark.parametrize("fields", [{"cfg_rescale": 0.5}, {"guidance_start": 0.5}, {"guidance_end": 0.5}])
+def test_joined_prompts_whose_weights_cancel_the_scale_make_a_picture(
+    engine: Engine, checkpoint: str, fields: dict[str, float]
+) -> None:
+    """At scale 2 and weights 1 and -0.5 the negative prompt has no share, but in the steps without guidance it has."""
+    prompt = f"a fox AND a cat:-0.5 {sorted(fields)}"
+    assert engine.generate(ask(checkpoint, prompt=prompt, cfg_scale=2.0, steps=4, **fields)).pictures
+    assert engine.generate(ask(checkpoint, prompt=prompt, cfg_scale=3.0, steps=4, **fields)).pictures
+
+
 def test_both_ways_of_batching_guidance_agree(models_dir, engine: Engine, checkpoint: str) -> None:
     settings = engine.settings.model_copy(update={"guidance_batching": "two passes"})
     other = Engine(settings)
