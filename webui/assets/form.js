@@ -5,7 +5,7 @@
   const TABS = ["txt2img", "img2img", "inpaint"];
   const PER_CHECKPOINT = ["width", "height", "steps", "cfg_scale", "sampler", "schedule", "shift"];
   const DOUBLE_CLICK = 600; // ms
-  const form = { shared: {}, tabs: {} };
+  const form = { shared: {}, tabs: Object.fromEntries(TABS.map((tab) => [tab, {}])) };
   const lastClick = {};
   let ready = false, models = [], chosen = "";
   easel.form = form;
@@ -53,11 +53,10 @@
     }
   }
 
-  function rememberForCheckpoint(name, tab) {
-    const values = form.tabs[tab];
-    if (!name || !values) return;
+  function rememberForCheckpoint(name, values) {
+    if (!name) return;
     const kept = easel.store.read("checkpoints", {});
-    kept[name] = Object.fromEntries(PER_CHECKPOINT.filter((field) => field in values).map((field) => [field, values[field]]));
+    kept[name] = Object.fromEntries(PER_CHECKPOINT.map((field) => [field, values[field]]));
     easel.store.write("checkpoints", kept);
   }
 
@@ -95,8 +94,8 @@
         throw error;
       }
     }
-    const at = names.indexOf("checkpoint");
-    rememberForCheckpoint(values[at], tab);
+    const named = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    rememberForCheckpoint(named.checkpoint, named);
     return values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
   };
 
