@@ -38,7 +38,8 @@
           const px = x + 0.5 - x0, py = y + 0.5 - y0;
           const t = length2 ? Math.min(1, Math.max(0, (px * dx + py * dy) / length2)) : 0;
           const r = r0 + (r1 - r0) * t;
-          const depth = r - Math.hypot(px - t * dx, py - t * dy); // > 0 inside
+          const ex = px - t * dx, ey = py - t * dy;
+          const depth = r - Math.sqrt(ex * ex + ey * ey); // > 0 inside; Math.hypot is many times slower
           const fade = r * soft;
           let v = fade > 1 ? Math.min(1, Math.max(0, depth / fade)) : Math.min(1, Math.max(0, depth + 0.5));
           if (v === 0) continue;
