@@ -39,18 +39,18 @@ def resize(image: Image.Image, width: int, height: int, mode: ResizeMode) -> Ima
     """Bring a picture or mask to a size.
 
     "just resize" stretches; "crop and resize" covers the size and cuts what sticks out; "resize and fill" fits inside
-    and continues the picture's border pixels outwards (a mask continues its own).
+    and continues the picture's border pixels outwards (a mask continues its own). Pictures are resampled by Lanczos,
+    masks (mode "L") linearly: Lanczos rings, which would repaint pixels far from a mask's edge.
     """
     if image.size == (width, height):
         return image
+    method = Image.Resampling.BILINEAR if image.mode == "L" else Image.Resampling.LANCZOS
     if mode == "just resize":
-        return image.resize((width, height), Image.Resampling.LANCZOS)
+        return image.resize((width, height), method)
     if mode == "crop and resize":
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        return ImageOps.fit(image, (width, height), method)
     scale = min(width / image.width, height / image.height)
-    inner = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
+    inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
     left, top = (width - inner.width) // 2, (height - inner.height) // 2
     pad = ((top, height - inner.height - top), (left, width - inner.width - left))
     array = np.asarray(inner)

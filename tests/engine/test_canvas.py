@@ -78,3 +78,18 @@ def test_only_masked_keeps_the_pictures_own_size() -> None:
     assert result.size == image.size
     changed = (np.asarray(result) != np.asarray(image)).any(axis=-1)
     assert changed[10:20, 10:20].all() and changed.sum() == 100
+
+
+def test_a_resized_mask_has_no_ripples() -> None:
+    mask = Image.new("L", (100, 100))
+    mask.paste(255, (40, 40, 60, 60))
+    layout = canvas.inpaint_canvas(
+        random_image(100, 100), mask, width=248, height=248, resize_mode="just resize", blur=0, padding=0,
+        only_masked=False,
+    )  # fmt: skip
+    for soft in (layout.paste_mask, layout.work_mask):
+        shown = mask_array(soft)
+        assert (shown[104:144, 104:144] == 255).all()  # 2.48 pixels a pixel of the mask's, whose edges blend over two
+        outside = np.ones(shown.shape, dtype=bool)
+        outside[96:152, 96:152] = False
+        assert not shown[outside].any()
