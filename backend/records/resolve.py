@@ -7,7 +7,7 @@ resolves to itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from random import Random
@@ -16,13 +16,14 @@ from typing import TypeVar
 from backend.errors import BadRequest, ModelUnsupported
 from backend.formats.configs import CheckpointInfo, MMDiTConfig, VaeInfo
 from backend.records.registry import Registry, registered_name
-from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest
+from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
 
 MIN_SIDE = 64
 MAX_DRAWN_SEED = 2**32 - 1  # as A1111 draws them
 CLIP_SKIP = 2  # both families take the penultimate layer
 INIT_SIDE = 2048  # an init image's own size is taken up to here ...
 INIT_AREA = 4  # ... and up to so many times the area that the checkpoint was made for
+_FORMAT_SIDES: Mapping[ImageFormat, int] = {"webp": 16_383, "jpeg": 65_500}  # libwebp's and libjpeg's own limits
 _SUFFIXES = frozenset({".safetensors", ".sft"})
 T = TypeVar("T")
 
@@ -56,6 +57,8 @@ def resolve(
     """
     notes: list[str] = []
     _check_vae(request, info, vae)
+    _check_clip_skip(request, info)
+    _check_format(request, init_size)
     width, height = _size(request, info, init_size, notes)
     seeds = _seeds(request, rng)
     ready = replace(
@@ -130,7 +133,7 @@ def _wanted_size(
     if request.height is not None:
         return request.height * width / height, request.height
     area = INIT_AREA * defaults.width * defaults.height
-    scale = min(1.0, INIT_SIDE / max(width, height), math.sqrt(area / (width * height)))
+    scale = min(1.0, min(INIT_SIDE, max_side(info)) / max(width, height), math.sqrt(area / (width * height)))
     return width * scale, height * scale
 
 
@@ -185,6 +188,30 @@ def _check_vae(request: GenerationRequest, info: CheckpointInfo, vae: VaeInfo | 
         )
     if not request.vae and info.vae is None:
         raise BadRequest(f"{info.name} has no VAE in it.", "Choose one from models/vae.", field="vae")
+
+
+def _check_clip_skip(request: GenerationRequest, info: CheckpointInfo) -> None:
+    layers = min((clip.layers for clip in (info.clip_l, info.clip_g) if clip is not None), default=None)
+    if request.clip_skip is not None and layers is not None and request.clip_skip > layers:
+        raise BadRequest(
+            f"Clip skip is {request.clip_skip}, but a CLIP encoder of {info.name} has {layers} layers.",
+            f"Accepted: 1 to {layers}.",
+            field="clip_skip",
+        )
+
+
+def _check_format(request: GenerationRequest, init_size: tuple[int, int] | None) -> None:
+    """Only "only masked" gives pictures beyond a request's own bounds: they keep the init image's size."""
+    if init_size is None or not request.is_inpaint or request.inpaint_area != "only masked":
+        return
+    limit = _FORMAT_SIDES.get(request.image_format)
+    if limit is not None and max(init_size) > limit:
+        raise BadRequest(
+            f"The picture has {init_size[0]} x {init_size[1]} pixels; a {request.image_format} file holds at most "
+            f"{limit} a side.",
+            "Choose png.",
+            field="image_format",
+        )
 
 
 def _bare(name: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from backend.errors import BadRequest, ModelUnsupported
 from backend.formats.configs import (
     CheckpointInfo,
+    CLIPConfig,
     Defaults,
     LatentConstants,
     MMDiTConfig,
@@ -184,3 +185,27 @@ def test_a_resolved_request_resolves_to_itself(width, height, init_size, is_flow
     assert again.request == first.request
     assert again.notes == ()
     assert first.request.width % info.size_multiple == first.request.height % info.size_multiple == 0
+
+
+def test_a_clip_skip_beyond_the_encoders_is_refused():
+    clip = CLIPConfig(64, 3, 1, 128, 300, 77, None, "gelu", bos=1, eos=2, pad=0)
+    info = replace(XL, clip_l=replace(clip, layers=5), clip_g=clip)
+    assert resolved(GenerationRequest(clip_skip=3), info).request.clip_skip == 3
+    with pytest.raises(BadRequest, match="1 to 3"):
+        resolved(GenerationRequest(clip_skip=4), info)
+
+
+def test_an_init_image_beyond_the_position_table_is_made_smaller():
+    info = replace(SD3, denoiser=replace(MMDIT, pos_embed_side=24))  # 384 pixels
+    result = resolved(info=info, init_size=(1000, 500))
+    assert (result.request.width, result.request.height) == (384, 192)
+    assert "1000 x 500" in result.notes[0]
+
+
+def test_a_picture_too_long_for_its_file_format_is_refused():
+    request = GenerationRequest(init_image="0" * 64, mask="1" * 64, inpaint_area="only masked", image_format="webp")
+    assert resolved(request, init_size=(16_383, 10)).request
+    with pytest.raises(BadRequest, match="16383") as refused:
+        resolved(request, init_size=(10, 16_384))
+    assert refused.value.field == "image_format"
+    assert resolved(replace(request, image_format="png"), init_size=(10, 16_384)).request
