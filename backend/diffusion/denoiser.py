@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backend.diffusion.conditioning import Composed, Conditioning, ScheduledConditioning
-from backend.diffusion.guidance import Guidance, combine, needs_uncond, rescale
+from backend.diffusion.guidance import Guidance, combine, rescale
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import OnStep, StepState
 from backend.errors import NanDetected
@@ -90,8 +90,7 @@ class GuidedDenoiser:
         scale = self._guidance.scale_at(self.step, self._steps)
         weights = [part.weight for part in self._cond]
         prompts = [part.at(self.step) for part in self._cond]
-        is_rescaled = self._guidance.rescale > 0 and scale != 1
-        if needs_uncond(weights, scale) or (is_rescaled and needs_uncond(weights, 1.0)):
+        if self._guidance.takes_uncond(weights, self.step, self._steps):
             if self._uncond is None:
                 raise ValueError(f"step {self.step} has guidance {scale} but no uncond was given")
             prompts.append(self._uncond.at(self.step))
@@ -99,7 +98,7 @@ class GuidedDenoiser:
         conds = outputs[: len(weights)]
         uncond = outputs[-1] if len(outputs) > len(weights) else None
         output = combine(conds, weights, uncond, scale)
-        if is_rescaled:
+        if self._guidance.rescales_at(self.step, self._steps):
             output = rescale(output, combine(conds, weights, uncond, 1.0), self._guidance.rescale)
         denoised = self._prediction.denoised(output, x, sigma)
         if not bool(torch.isfinite(denoised).all()):

@@ -29,6 +29,15 @@ class Guidance:
         share = step / steps
         return self.scale if self.start <= share < self.end else 1.0
 
+    def rescales_at(self, step: int, steps: int) -> bool:
+        """Whether the step's output is brought back to the spread that scale 1 gives."""
+        return self.rescale > 0 and self.scale_at(step, steps) != 1
+
+    def takes_uncond(self, weights: Sequence[float], step: int, steps: int) -> bool:
+        """Whether the step needs the negative prompt's output, for prompts with these weights."""
+        needed = needs_uncond(weights, self.scale_at(step, steps))
+        return needed or (self.rescales_at(step, steps) and needs_uncond(weights, 1.0))
+
 
 def needs_uncond(weights: Sequence[float], scale: float) -> bool:
     """Whether ``uncond`` has a share in ``combine``: not for one prompt of weight 1 at scale 1."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -18,14 +18,13 @@ import torch
 from PIL import Image, ImageOps
 
 from backend.diffusion.registry import SCHEMA, registry_entries
-from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
 from backend.engine.device import choose_device, dtype_name
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds, activation_bytes, make_plan
 from backend.engine.preview import preview_jpeg
-from backend.errors import Cancelled, ModelUnsupported, OutOfMemory
+from backend.errors import Cancelled, ModelUnsupported, OutOfMemory, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Residents, Step
 from backend.families.table import FAMILIES
 from backend.formats.configs import CheckpointInfo, VaeInfo
@@ -36,7 +35,6 @@ from backend.records.outputs import Outputs
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest
 from backend.settings import Settings
-from backend.text.prompt import parse_prompt
 
 log = logging.getLogger(__name__)
 VERSION = "0.1.0"
@@ -114,11 +112,11 @@ class Engine:
         run = _Run(self, on_event or (lambda _event: None), cancel or threading.Event(), outputs, job)
         try:
             return run.generate(request)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(request) from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise self._out_of_memory(run.request or request) from error
         except RuntimeError as error:
             if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
-                raise self._out_of_memory(request) from error
+                raise self._out_of_memory(run.request or request) from error
             raise
 
     def batching(self, request: GenerationRequest) -> pipeline.Batching:
@@ -136,7 +134,7 @@ class Engine:
             "Use a smaller size or batch size, or switch T5 off.",
         )
 
-    def _tell_residents(self, parts: tuple[PartKey, ...]) -> None:
+    def _tell_residents(self, parts: Sequence[PartKey]) -> None:
         if self._on_residents:
             self._on_residents(Residents(parts=tuple(map(str, parts)), bytes=sum(key.bytes for key in parts)))
 
@@ -158,12 +156,13 @@ class _Run:
         self.outputs = outputs
         self.job = job
         self.notes: list[str] = []
+        self.request: GenerationRequest | None = None  # resolved, once it is
 
     def generate(self, request: GenerationRequest) -> GenerationResult:
         started = time.perf_counter()
         engine = self.engine
         job = self._prepare(request)
-        request = job.request
+        request = self.request = job.request
         sigmas = pipeline.sigmas_of(job)
         steps = len(sigmas) - 1
         plan = self._plan(job, steps)
@@ -186,7 +185,7 @@ class _Run:
             )
             images = pipeline.decode_latents(job, engine.manager, latents)
             batch = pipeline.finish_batch(start, index, seeds, images)
-            pictures += self._finish(job, batch, hashes.wait(), plan)
+            pictures += self._finish(job, batch, hashes.wait(self.note), plan)
             batch_started = time.perf_counter()
         seconds = time.perf_counter() - started
         self.on_event(Done(job=self.job, seconds=seconds))
@@ -212,10 +211,6 @@ class _Run:
         )
         for note in resolved.notes:
             self.note(note)
-        if info.family not in FAMILIES:
-            raise ModelUnsupported(
-                f"{info.name} is {info.variant}, which this version does not run.", field="checkpoint"
-            )
         family = FAMILIES[info.family]
         request = resolved.request
         if mask is not None and image is not None and mask.size != image.size:
@@ -245,17 +240,13 @@ class _Run:
         encoders = () if known else job.family.text_parts(info, request)
         parts = [engine.manager.key(info, part) for part in encoders]
         parts += [engine.manager.key(info, "denoiser"), engine.manager.key(vae_info, "vae")]
-        prompts = len(parse_prompt(request.prompt, steps).parts)
-        passes = prompts + 1 if (request.cfg_scale or 1.0) > 1 or prompts > 1 else 1
-        per_step = SAMPLERS[str(request.sampler)].calls_per_step
         vae_config = job.vae.config if job.vae else info.vae
         if vae_config is None:
             raise ModelUnsupported(f"{info.name} has no VAE.", "Choose one from models/vae.", field="vae")
-        calls = round(steps * per_step * passes * request.batch_size * request.batch_count)
         return make_plan(
             engine.manager, request, info, parts,
             activations=activation_bytes(request, info, vae_config, job.batching),
-            calls=calls, guidance=job.batching, speeds=engine.speeds,
+            calls=pipeline.count_calls(job, steps), guidance=job.batching, speeds=engine.speeds,
         )  # fmt: skip
 
     def _step_teller(self, job: pipeline.Job, steps: int) -> pipeline.OnBatchStep:
@@ -321,14 +312,20 @@ class _HashInBackground:
 
     def __init__(self, catalog: Catalog, job: pipeline.Job) -> None:
         self._result: dict[str, str] = {}
+        self._trouble = ""
         self._thread = threading.Thread(target=self._compute, args=(catalog, job), name="hashes", daemon=True)
         self._thread.start()
 
     def _compute(self, catalog: Catalog, job: pipeline.Job) -> None:
-        self._result["model_hash"] = catalog.model_hash(job.info.path)
-        if job.vae:
-            self._result["vae_hash"] = catalog.model_hash(job.vae.path)
+        try:
+            self._result["model_hash"] = catalog.model_hash(job.info.path)
+            if job.vae:
+                self._result["vae_hash"] = catalog.model_hash(job.vae.path)
+        except UserError as error:  # the file went away behind our back; the picture is good all the same
+            self._trouble = f"The pictures carry no model hash. {error}"
 
-    def wait(self) -> dict[str, str]:
+    def wait(self, on_note: Callable[[str], None]) -> dict[str, str]:
         self._thread.join()
+        if self._trouble:
+            on_note(self._trouble)
         return self._result

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from backend.diffusion.conditioning import ScheduledConditioning
+from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.denoiser import Batching, GuidedDenoiser
 from backend.diffusion.guidance import Guidance, needs_uncond
 from backend.diffusion.latent_format import LatentFormat
@@ -26,7 +27,7 @@ from backend.diffusion.schedules import img2img_sigmas, make_schedule
 from backend.engine import canvas
 from backend.engine.models import ModelManager
 from backend.errors import NanDetected
-from backend.families.base import Family, plan_prompts, schedule_conditioning
+from backend.families.base import Family, Prompts, plan_prompts, schedule_conditioning
 from backend.formats.configs import CheckpointInfo, Part, VaeInfo
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
@@ -97,6 +98,21 @@ def sigmas_of(job: Job) -> Tensor:
     return img2img_sigmas(schedule, steps, request.denoise, exact_steps=request.exact_steps)
 
 
+def guidance_of(request: GenerationRequest) -> Guidance:
+    """How strongly and in which steps the prompt steers."""
+    return Guidance(request.cfg_scale or 1.0, request.cfg_rescale, request.guidance_start, request.guidance_end)
+
+
+def count_calls(job: Job, steps: int) -> int:
+    """Network calls of the whole job, each picture and each prompt counted alone; a last step may need fewer."""
+    request, guidance = job.request, guidance_of(job.request)
+    plans = plan_prompts(request, job.family.text_parts(job.info, request), steps, negative=False).values()
+    weights = [part.weight for part in max(plans, key=lambda plan: len(plan.parts)).parts]
+    prompts = sum(len(weights) + guidance.takes_uncond(weights, step, steps) for step in range(steps))
+    per_step = SAMPLERS[str(request.sampler)].calls_per_step
+    return round(prompts * per_step * request.batch_size * request.batch_count)
+
+
 class PromptCache:
     """The conditioning of the latest prompts, so that a repeated prompt needs no text encoder in memory."""
 
@@ -134,19 +150,22 @@ def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
     request, parts = job.request, job.family.text_parts(job.info, job.request)
     positive = plan_prompts(request, parts, steps, negative=False)
     negative = plan_prompts(request, parts, steps, negative=True)
-    models = {part: manager.get(job.info, part) for part in parts}
+    models: dict[Part, nn.Module] = {}
+    for part in parts:
+        job.check()
+        models[part] = manager.get(job.info, part)
+
+    def encode(prompts: Prompts, *, negative: bool) -> Conditioning:
+        job.check()  # [a|b] over many steps may be hundreds of prompts
+        return job.family.encode(models, job.info, request, prompts, negative=negative)
 
     with torch.inference_mode():
-        cond = schedule_conditioning(
-            positive, lambda prompts: job.family.encode(models, job.info, request, prompts, negative=False)
-        )
+        cond = schedule_conditioning(positive, partial(encode, negative=False))
         uncond = None
         weights = [part.weight for part in cond]
         # Scale 1 counts too: steps outside the guidance interval run at it, and CFG rescale compares with it.
         if any(needs_uncond(weights, scale) for scale in (request.cfg_scale or 1.0, 1.0)):
-            uncond = schedule_conditioning(
-                negative, lambda prompts: job.family.encode(models, job.info, request, prompts, negative=True)
-            )[0]
+            uncond = schedule_conditioning(negative, partial(encode, negative=True))[0]
     warnings = [warning for plan in (*positive.values(), *negative.values()) for warning in plan.warnings]
     too_long = [
         note
@@ -187,6 +206,8 @@ def prepare_start(job: Job, manager: ModelManager) -> Start:
             work = canvas.fill_masked(work, layout.work_mask)
         pixels = canvas.mask_to_tensor(layout.work_mask)
         mask = latent_mask(pixels, (height // LATENT_CELL, width // LATENT_CELL)).to(manager.policy.device)
+        if not bool(mask.any()):
+            job.on_note("The mask is empty, or its strokes are too thin for the blur: nothing is repainted.")
     return Start(encode_image(job, manager, work), mask, layout)
 
 
@@ -221,9 +242,7 @@ def sample_batches(
             prompting.cond,
             prompting.uncond,
             steps=len(sigmas) - 1,
-            guidance=Guidance(
-                request.cfg_scale or 1.0, request.cfg_rescale, request.guidance_start, request.guidance_end
-            ),
+            guidance=guidance_of(request),
             batching=job.batching,
             context_repeats=isinstance(
                 network, UNet
@@ -287,8 +306,8 @@ def finish_batch(start: Start, index: int, seeds: tuple[int, ...], images: Seque
 
 
 def latent_format(job: Job) -> LatentFormat:
-    """The latent space of the job's VAE."""
-    return LatentFormat(job.vae.latent if job.vae else job.info.latent)
+    """The latent space of the job's VAE: as its own file says, else as the checkpoint's does."""
+    return LatentFormat((job.vae and job.vae.latent) or job.info.latent)
 
 
 def _finite(job: Job, vae: VAE, x: Tensor, run: Callable[[Tensor], Tensor], doing: str) -> Tensor:

@@ -47,10 +47,10 @@ def size_numbers(request: GenerationRequest) -> tuple[int, int, int, int, int, i
     """Original height and width, crop top and left, target height and width; unset ones are the picture's."""
     width, height = request.width or 0, request.height or 0
     return (
-        request.original_height or height,
-        request.original_width or width,
+        height if request.original_height is None else request.original_height,
+        width if request.original_width is None else request.original_width,
         request.crop_top,
         request.crop_left,
-        request.target_height or height,
-        request.target_width or width,
+        height if request.target_height is None else request.target_height,
+        width if request.target_width is None else request.target_width,
     )

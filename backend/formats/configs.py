@@ -177,12 +177,12 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class VaeInfo:
-    """A VAE in a file of its own (models/vae)."""
+    """A VAE in a file of its own (models/vae); ``latent`` None: it does not say, so the checkpoint's constants hold."""
 
     path: Path
     name: str
     config: VAEConfig
-    latent: LatentConstants
+    latent: LatentConstants | None
     precision: str
     prefix: str = ""
     file_bytes: int = 0

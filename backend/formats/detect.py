@@ -218,16 +218,17 @@ def _vae_file(header: Header, prefix: str) -> VaeInfo | OtherFile:
     config = _vae_config(tensors, header.metadata)
     if config.latent_channels not in VAE_LATENTS:
         return _other(header, Kind(f"VAE with {config.latent_channels} latent channels", ""))
-    latent, note = VAE_LATENTS[config.latent_channels]
+    published, note = VAE_LATENTS[config.latent_channels]
+    is_told = "easel.latent" in header.metadata
     return VaeInfo(
         path=header.path,
         name=header.path.stem,
         config=config,
-        latent=_latent(latent, config.latent_channels, header.metadata),
+        latent=_latent(published, config.latent_channels, header.metadata) if is_told else None,
         precision=_precision(tensors),
         prefix=prefix,
         file_bytes=header.file_bytes,
-        notes=() if "easel.latent" in header.metadata else (note,),
+        notes=() if is_told else (note,),
     )
 
 

@@ -11,11 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from backend.checkpoints.save import write_tensors
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.schedules import SCHEDULES
+from backend.engine import pipeline
 from backend.engine.engine import Engine
-from backend.errors import BadRequest, Cancelled, NanDetected, NotFound
+from backend.errors import BadRequest, Cancelled, NanDetected, NotFound, OutOfMemory
 from backend.events import Done, Note, Planned, Step
+from backend.families.sdxl import size_numbers
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import parse_request, request_to_json
@@ -142,6 +145,75 @@ def test_size_numbers_and_shift_change_the_picture(engine: Engine) -> None:
     assert (pixels(flow[0]) != pixels(flow[1])).any()
 
 
+def test_a_size_number_of_0_is_0() -> None:
+    request = ask("tiny-xl", original_width=0, target_height=0)
+    assert size_numbers(request) == (SIZE, 0, 0, 0, 0, SIZE)
+
+
+def test_a_vae_that_tells_no_scale_gets_the_checkpoints(models_dir, engine: Engine, checkpoint: str) -> None:
+    """The checkpoint's own VAE, copied into a file of its own, gives the same picture."""
+    own = engine.generate(ask(checkpoint)).pictures[0].image
+    (models_dir / "vae").mkdir(exist_ok=True)
+    state = engine.manager.vae(engine.catalog.checkpoint(checkpoint)).state_dict()
+    norm_groups = {"easel.vae": '{"norm_groups": 8}'}
+    write_tensors(models_dir / "vae" / f"of-{checkpoint}.safetensors", state, norm_groups)
+    result = engine.generate(ask(checkpoint, vae=f"of-{checkpoint}"))
+    assert (pixels(result.pictures[0].image) == pixels(own)).all()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: not enough memory"), MemoryError()])
+def test_a_lack_of_memory_names_the_size_that_was_too_much(
+    engine: Engine, checkpoint: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "decode_latents", fail)
+        with pytest.raises(OutOfMemory, match="128 x 128, batch size 1"):
+            engine.generate(ask(checkpoint, width=None, height=None))
+    assert engine.generate(ask(checkpoint)).pictures
+
+
+def test_a_model_hash_that_cannot_be_made_is_said(
+    engine: Engine, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_path: object) -> str:
+        raise NotFound("The file is gone.")
+
+    monkeypatch.setattr(engine.catalog, "model_hash", gone)
+    result = engine.generate(ask(checkpoint))
+    assert any("The file is gone." in note for note in result.notes)
+    assert "Model hash" not in result.pictures[0].parameters
+
+
+@pytest.mark.parametrize(
+    ("fields", "calls"),
+    [
+        ({"cfg_scale": 1.0}, 4),
+        ({}, 8),
+        ({"guidance_start": 0.5}, 6),
+        ({"sampler": "heun", "batch_count": 2}, 32),
+        ({"prompt": "a AND b"}, 12),
+        ({"prompt": "a AND b:-0.5", "cfg_scale": 2.0}, 8),
+        ({"prompt": "a AND b", "prompt_clip_l": "x", "prompt_clip_g": "y", "use_t5": False}, 8),
+    ],
+)
+def test_the_plan_counts_the_network_calls(
+    engine: Engine, checkpoint: str, fields: dict[str, object], calls: int
+) -> None:
+    assert engine.generate(ask(checkpoint, steps=4, **fields)).plan.model_calls == calls
+
+
+def test_cancel_is_heard_before_each_part_is_loaded(engine: Engine, checkpoint: str) -> None:
+    engine.manager.drop_all()
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        engine.generate(ask(checkpoint, prompt="never encoded"), cancel=cancel)
+    assert engine.manager.residents == ()
+
+
 def test_a_size_that_does_not_fit_is_rounded_and_said(engine: Engine, checkpoint: str) -> None:
     result = engine.generate(ask(checkpoint, width=77))
     multiple = engine.catalog.checkpoint(checkpoint).size_multiple
@@ -196,7 +268,9 @@ def test_an_inverted_mask_repaints_the_rest(engine: Engine, stored: Store) -> No
 def test_an_empty_mask_gives_the_input_back(engine: Engine, checkpoint: str, stored: Store) -> None:
     init = picture_bytes()
     request = ask(checkpoint, init_image=stored(init), mask=stored(mask_bytes((0, 0, 0, 0))), mask_blur=4)
-    assert (pixels(engine.generate(request).pictures[0].image) == pixels(Image.open(BytesIO(init)))).all()
+    result = engine.generate(request)
+    assert (pixels(result.pictures[0].image) == pixels(Image.open(BytesIO(init)))).all()
+    assert any("nothing is repainted" in note for note in result.notes)
 
 
 def test_a_mask_of_another_size_is_stretched_with_a_note(engine: Engine, stored: Store) -> None:

@@ -190,13 +190,20 @@ def test_published_files_that_do_not_run_yet_are_named(detected, name, kind, fol
     assert f"models/{folder}" in info.sentence
 
 
-@pytest.mark.parametrize(("name", "config", "scale"), [("sdxl_vae", VAE_4, 0.13025), ("sd3_vae", VAE_16, 1.5305)])
+@pytest.mark.parametrize(("name", "config"), [("sdxl_vae", VAE_4), ("sd3_vae", VAE_16)])
 @pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
-def test_vae_files_say_what_shapes_cannot_tell(detected, name, config, scale, prefix):
+def test_vae_files_say_what_shapes_cannot_tell(detected, name, config, prefix):
     info = detected({prefix + key: value for key, value in published(name).items()})
     assert isinstance(info, VaeInfo)
-    assert (info.config, info.latent.scale, info.prefix, info.precision) == (config, scale, prefix, "fp16")
+    assert (info.config, info.latent, info.prefix, info.precision) == (config, None, prefix, "fp16")
     assert "same shapes" in info.notes[0]
+
+
+def test_a_vae_file_may_tell_its_own_scale(detected):
+    info = detected(published("sdxl_vae"), {"easel.latent": '{"scale": 0.5}'})
+    assert isinstance(info, VaeInfo)
+    assert info.latent == replace(constants.SDXL_LATENT, scale=0.5)
+    assert info.notes == ()
 
 
 def open_clip(name: str, prefix: str) -> Tensors:
