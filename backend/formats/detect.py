@@ -22,6 +22,7 @@ from backend.formats.configs import (
     OtherFile,
     Part,
     Prediction,
+    T5Config,
     UNetConfig,
     VAEConfig,
     VaeInfo,
@@ -44,6 +45,7 @@ _PRECISIONS: Mapping[str, str] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", 
 }  # fmt: skip
 _SCALED_SUFFIXES = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant")
 _SCALED_REFUSAL = "Weights with a scale beside them (scaled fp8) are not supported yet."
+_SIZE_WIDTH = 6 * 256  # SDXL's size numbers beside the pooled text, a sinusoid of 256 each
 _VOWEL_SOUNDS = ("A", "IP", "SD", "upscaler")  # of the kinds' names: "an SDXL refiner"
 
 _ABSENCES: Mapping[Part, str] = {
@@ -108,6 +110,9 @@ def _checkpoint(header: Header, family: Family, prefix: str) -> CheckpointInfo |
     if vae is not None and vae.latent_channels != latent.channels:
         raise ModelCorrupt(f"Its VAE has {vae.latent_channels} channels, its denoiser {latent.channels}.")
     t5 = measure.t5_config(parts["t5"][1]) if "t5" in parts else None
+    clip_l, clip_g = _clip(parts, "clip_l", metadata), _clip(parts, "clip_g", metadata)
+    if not reading.refusal:
+        _check_widths(reading.denoiser, clip_l, clip_g, t5)
     scaled = any(key.endswith(_SCALED_SUFFIXES) for key in header.tensors)
     return CheckpointInfo(
         path=header.path,
@@ -117,8 +122,8 @@ def _checkpoint(header: Header, family: Family, prefix: str) -> CheckpointInfo |
         prediction=reading.prediction,
         denoiser=reading.denoiser,
         vae=vae,
-        clip_l=_clip(parts, "clip_l", metadata),
-        clip_g=_clip(parts, "clip_g", metadata),
+        clip_l=clip_l,
+        clip_g=clip_g,
         t5=t5 and easel_metadata.overridden(t5, metadata, "easel.t5"),
         latent=latent,
         defaults=easel_metadata.overridden(reading.defaults, metadata, "easel.defaults"),
@@ -264,6 +269,26 @@ def _leftovers(tensors: Tensors, parts: Parts) -> list[str]:
     if not left:
         return []
     return [f"{len(left)} tensors belong to no part that is known and are not used: {', '.join(left[:3])}."]
+
+
+def _check_widths(
+    denoiser: UNetConfig | MMDiTConfig, clip_l: CLIPConfig | None, clip_g: CLIPConfig | None, t5: T5Config | None
+) -> None:
+    """The text encoders give what the denoiser takes: else the first step would fail inside a matrix product."""
+    if clip_l is None or clip_g is None:
+        return
+    tokens, pooled = clip_l.width + clip_g.width, clip_g.projection_dim or clip_g.width
+    if isinstance(denoiser, UNetConfig):
+        fits = denoiser.context_dim == tokens and denoiser.label_dim == pooled + _SIZE_WIDTH
+    else:
+        fits = denoiser.context_dim >= tokens and denoiser.pooled_dim == clip_l.width + pooled
+        fits = fits and (t5 is None or t5.width == denoiser.context_dim)
+    if not fits:
+        raise ModelCorrupt(
+            f"Its text encoders (widths {clip_l.width}, {clip_g.width}{f', {t5.width}' if t5 else ''}) do not fit its "
+            f"denoiser, which takes tokens of width {denoiser.context_dim}.",
+            "Its parts come from different models; use another file.",
+        )
 
 
 def _check_divides(part: int, whole: int, what: str) -> None:

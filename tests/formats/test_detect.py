@@ -408,3 +408,17 @@ def test_misshapen_tensors_are_corrupt_not_a_crash(wrong):
         except ModelCorrupt:
             refused += 1
     assert refused >= len(DECISIVE) // 2  # the others only make another network, which the loader then refuses
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("sdxl_base", "model.diffusion_model.label_emb.0.0.weight", (1280, 2815)),
+        ("sdxl_base", "conditioner.embedders.1.model.text_projection", (1280, 1024)),
+    ],
+)
+def test_text_encoders_that_do_not_fit_the_denoiser_are_refused(detected, name, key, shape):
+    tensors = published(name)
+    assert key in tensors
+    with pytest.raises(ModelCorrupt, match="do not fit"):
+        detected({**tensors, key: ("F16", shape)})
