@@ -20,6 +20,7 @@ import click
 from backend.errors import BadRequest, DiskFull
 from backend.request import parse_request
 from backend.settings import Settings
+from webui.cli_bench import bench
 from webui.options import PICTURES, SentenceCommand, request_options, settings_from, settings_options
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ def easel(**_: object) -> None:
     Without a command: start the page and print its address. Settings are also read from EASEL_* variables and from
     settings.toml in the data folder.
     """
+
+
+easel.add_command(bench)
 
 
 @easel.command(cls=SentenceCommand)
