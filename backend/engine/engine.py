@@ -43,12 +43,25 @@ BATCHED_PIXELS = 1024 * 1024  # on a CPU, above this the activations of a double
 
 @dataclass(frozen=True)
 class Picture:
-    """One finished picture; ``path`` is where it was saved, if it was."""
+    """One finished picture: in memory, or, where outputs were given, in the file at ``path`` alone.
 
-    image: Image.Image
+    A job of 1,600 pictures would hold gigabytes otherwise.
+    """
+
     seed: int
     parameters: str
-    path: Path | None
+    path: Path | None = None
+    kept: Image.Image | None = None
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture; read from its file if it is not kept."""
+        if self.kept is not None:
+            return self.kept
+        if self.path is None:
+            raise ValueError("a picture is either kept or saved")
+        with Image.open(self.path) as image:
+            return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -288,7 +301,7 @@ class _Run:
         for index, (image, seed) in enumerate(zip(batch.images, batch.seeds, strict=True), start=first):
             if self.outputs is None:
                 parameters = parameters_text(job.request, facts, self.engine.registry, index=index)
-                yield Picture(image, seed, parameters, None)
+                yield Picture(seed, parameters, kept=image)
                 continue
             saved = self.outputs.save(image, job=self.job, index=index, request=job.request, facts=facts)
             for note in saved.notes:
@@ -304,7 +317,7 @@ class _Run:
                     parameters=saved.parameters,
                 )
             )
-            yield Picture(image, seed, saved.parameters, saved.path)
+            yield Picture(seed, saved.parameters, path=saved.path)
 
 
 class _HashInBackground:

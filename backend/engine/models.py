@@ -113,7 +113,7 @@ class ModelManager:
             module = load_vae_file(info) if isinstance(info, VaeInfo) else load_part(info, part)
             module = module.to(device=self.policy.device, dtype=self.policy.dtype_of(part))
             if part in ("denoiser", "vae") and self.policy.device.type == "cuda":
-                module = module.to(memory_format=torch.channels_last)
+                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
             log.info(
                 "loaded %s in %.2f s as %s", key, time.perf_counter() - started, dtype_name(self.policy.dtype_of(part))
             )

@@ -55,13 +55,18 @@ class Worker:
 
     def _read_orders(self) -> None:
         for line in self._orders:
-            order = json.loads(line)
-            if order["type"] == "job":
-                self._cancels[order["id"]] = threading.Event()
-                self._jobs.put(order)
-            elif order["type"] == "cancel" and (cancel := self._cancels.get(order["job"])):
-                cancel.set()
+            try:
+                self._take(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                log.error("an order could not be read (%s) and was left out", type(error).__name__)
         self._jobs.put(None)
+
+    def _take(self, order: dict[str, Any]) -> None:
+        if order["type"] == "job":
+            self._cancels[order["id"]] = threading.Event()
+            self._jobs.put({"id": order["id"], "request": order["request"]})
+        elif order["type"] == "cancel" and (cancel := self._cancels.get(order["job"])):
+            cancel.set()
 
     def _run_job(self, engine: Engine, order: dict[str, Any]) -> None:
         job = str(order["id"])

@@ -48,6 +48,7 @@ def worker(models_dir: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]
 def test_jobs_cancels_faults_and_the_end(worker: subprocess.Popen[bytes]) -> None:
     assert worker.stdin and worker.stdout
     order(worker.stdin, type="job", id="good", request=request_to_json(ask("tiny-xl")))
+    worker.stdin.write(b"no order\n[1]\n{}\n")
     order(worker.stdin, type="job", id="bad", request={"steps": 10_000})
     order(worker.stdin, type="job", id="long", request=request_to_json(ask("tiny-sd3", steps=150)))
     order(worker.stdin, type="job", id="stopped", request=request_to_json(ask("tiny-sd3", steps=150)))
