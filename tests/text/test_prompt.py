@@ -1,6 +1,7 @@
 """The prompt language: what each form means, what is said about wrong ones, and that nothing takes long or raises."""
 
 import random
+import re
 import time
 
 import pytest
@@ -233,8 +234,10 @@ BRACKETS = {
 
 
 @pytest.mark.parametrize("text", BRACKETS.values(), ids=BRACKETS.keys())
-def test_100000_brackets_parse_in_a_tenth_of_a_second(text):
-    assert any(seconds(lambda: parse_prompt(text, 20), runs=1) < 0.1 for _ in range(20))  # 20 tries: a busy machine
+def test_100000_brackets_cost_little_more_than_cutting_the_text(text):
+    # A ratio, not seconds, which move with the machine: 0.02 to 0.14 s of CPU where cutting took 0.02 s.
+    cut = seconds(lambda: re.split(r"([()\[\]])", text))
+    assert seconds(lambda: parse_prompt(text, 20)) < 20 * cut
 
 
 @pytest.mark.parametrize("unit", ["(a:", "[a|", "[a:b:1]", "(a)[b|c]", "<lora:", "BREAK ", ":", "|", "\\", "((( AND "])
