@@ -49,8 +49,9 @@ class PeerFigures:
     Attributes:
         error: largest difference of the outputs, of the largest output.
         ours_seconds, peer_seconds: medians.
-        ratio: median over the rounds of our time by the peer's; below 1 we are faster.
-        noise: median over the rounds of how far two runs of ours lie apart, as a share; believe no smaller difference.
+        ratio: of these medians; below 1 we are faster.
+        noise: how far the medians of our first and our second runs of each round lie apart, as a share of them: what
+            the same figure shows where there is no difference. Believe nothing smaller.
     """
 
     peer: str
@@ -84,6 +85,9 @@ def compare(config: UNetConfig = MINI, *, side: int = 512, rounds: int = 7, devi
         if not error < TOLERANCE:
             raise Internal(f"Our U-Net and diffusers' differ by {error:.1e} of the largest output.")
         times = [_round(ours, theirs, device, ours_first=number % 2 == 0) for number in range(rounds)]
+    ours_seconds = statistics.median(t for mine, _ in times for t in mine)
+    peer_seconds = statistics.median(t for _, others in times for t in others)
+    first, second = (statistics.median(mine[turn] for mine, _ in times) for turn in (0, 1))
     return PeerFigures(
         peer=f"diffusers {version}",
         parameters=parameters,
@@ -91,10 +95,10 @@ def compare(config: UNetConfig = MINI, *, side: int = 512, rounds: int = 7, devi
         threads=torch.get_num_threads(),
         rounds=rounds,
         error=error,
-        ours_seconds=statistics.median(t for mine, _ in times for t in mine),
-        peer_seconds=statistics.median(t for _, others in times for t in others),
-        ratio=statistics.median(sum(mine) / sum(others) for mine, others in times),
-        noise=statistics.median(abs(mine[0] / mine[1] - 1) for mine, _ in times),
+        ours_seconds=ours_seconds,
+        peer_seconds=peer_seconds,
+        ratio=ours_seconds / peer_seconds,
+        noise=abs(first / second - 1),
     )
 
 
