@@ -90,6 +90,18 @@ def denoiser(
 @main.command()
 @_family
 @_runs
+@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def resume(family: str, runs: Path, checkpoint: Path) -> None:
+    """Make a run's folder from CHECKPOINT, which this trainer exported, so that training can go on."""
+    from backend.training.recipe import RECIPES
+    from backend.training.resume import run_from_checkpoint
+
+    run_from_checkpoint(checkpoint, RECIPES[family], runs / family)
+
+
+@main.command()
+@_family
+@_runs
 @click.argument("path", type=_FILE)
 def export(family: str, runs: Path, path: Path) -> None:
     """Write a run as one checkpoint file."""

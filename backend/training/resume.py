@@ -1,0 +1,40 @@
+"""From a shipped checkpoint back to a run's folder, so that training goes on from the fp16 weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backend.checkpoints.load import load_part
+from backend.errors import ModelUnsupported
+from backend.formats.configs import CheckpointInfo
+from backend.formats.detect import detect
+from backend.formats.reader import read_header
+from backend.training.recipe import Recipe
+from backend.training.shards import save_weights
+from backend.training.vocabulary import Vocabulary, save_vocabulary
+
+
+def run_from_checkpoint(path: Path, recipe: Recipe, run: Path) -> None:
+    """Write ``vae.safetensors``, ``denoiser.safetensors`` and ``vocabulary.json`` of a run from ``path``.
+
+    The averaged weights were rounded to fp16 when they were exported; the optimiser starts afresh.
+
+    Raises:
+        ModelUnsupported: if the file is no checkpoint of the recipe's shape, or carries no vocabulary.
+    """
+    info = detect(read_header(path))
+    if not isinstance(info, CheckpointInfo) or info.denoiser != recipe.denoiser or info.tokenizer_clip is None:
+        raise ModelUnsupported(f"{path.name} was not trained with the recipe of {recipe.name}.", field="checkpoint")
+    clip, t5 = info.clip_l, info.t5
+    if clip is None:
+        raise ModelUnsupported(f"{path.name} has no text encoders.", field="checkpoint")
+    vocabulary = Vocabulary(
+        info.tokenizer_clip, info.tokenizer_t5 or "", clip.vocab_size, t5.vocab_size if t5 else 0, clip.bos, clip.eos
+    )
+    save_vocabulary(vocabulary, run / "vocabulary.json")
+    weights = {part: load_part(info, part).float().state_dict() for part in info.prefixes}
+    latent = info.latent
+    facts = {"scale": latent.scale, "shift": latent.shift}
+    facts |= {"rgb_factors": latent.rgb_factors, "rgb_bias": latent.rgb_bias}
+    save_weights(run / "vae.safetensors", {"vae": weights.pop("vae")}, facts)
+    save_weights(run / "denoiser.safetensors", weights, {"from": path.name})
