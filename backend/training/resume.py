@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from backend.checkpoints.load import load_part
 from backend.errors import ModelUnsupported
 from backend.formats.configs import CheckpointInfo
@@ -33,6 +35,8 @@ def run_from_checkpoint(path: Path, recipe: Recipe, run: Path) -> None:
     )
     save_vocabulary(vocabulary, run / "vocabulary.json")
     weights = {part: load_part(info, part).float().state_dict() for part in info.prefixes}
+    # SDXL's layout has no projection for CLIP-L; in training it is the identity and stays it (build_encoders).
+    weights["clip_l"].setdefault("text_projection.weight", torch.eye(clip.width))
     latent = info.latent
     facts = {"scale": latent.scale, "shift": latent.shift}
     facts |= {"rgb_factors": latent.rgb_factors, "rgb_bias": latent.rgb_bias}

@@ -13,9 +13,11 @@ from backend.formats.detect import detect
 from backend.formats.reader import read_header
 from backend.training.denoiser import DenoiserPlan, Trainer, encode_pool, load_vae, train_denoiser
 from backend.training.export import export_checkpoint
+from backend.training.resume import run_from_checkpoint
 from backend.training.shards import load_weights, save_weights
 from backend.training.text import Captioner, build_encoders, encode_captions
 from backend.training.vae import VAEPlan, train_vae
+from backend.training.vocabulary import load_vocabulary
 
 CPU = torch.device("cpu")
 
@@ -51,6 +53,23 @@ def test_a_run_trains_resumes_and_becomes_a_checkpoint_that_the_loader_reads(pla
         loaded = load_part(info, part).state_dict()
         for name, value in loaded.items():
             torch.testing.assert_close(value.float(), weights[part][name].half().float())
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_it_became(plan, vocabulary, run, icons_folder):
+    train_denoiser(plan, vocabulary, icons_folder, run, seed=0, device=CPU)
+    path = export_checkpoint(plan.recipe, vocabulary, run, run / "checkpoints" / "tiny.safetensors")
+    recipe, again = plan.recipe.with_vocabulary(vocabulary), run / "again"
+    run_from_checkpoint(path, recipe, again)
+
+    first, _ = load_weights(run / "denoiser.safetensors")
+    second, _ = load_weights(again / "denoiser.safetensors")
+    assert first.keys() == second.keys()
+    for part, state in first.items():
+        for name, value in state.items():
+            torch.testing.assert_close(second[part][name], value.half().float())
+    trainer = Trainer(plan, load_vocabulary(again / "vocabulary.json"), again, seed=0, device=CPU)
+    assert trainer.resumed
+    assert load_vae(again, recipe)[1].scale == load_vae(run, recipe)[1].scale
 
 
 def test_the_pools_latents_have_unit_variance(plan, run, icons_folder):
