@@ -29,6 +29,7 @@ def model_json(entry: ModelEntry) -> dict[str, Any]:
         "parts": {},
         "defaults": None,
         "notes": [],
+        "questions": [],
     }
     info = entry.info
     if isinstance(info, CheckpointInfo):
@@ -38,9 +39,11 @@ def model_json(entry: ModelEntry) -> dict[str, Any]:
             "variant": info.variant,
             "precision": info.precision,
             "prediction": info.prediction,
-            "parts": dict(info.bytes_by_part),
+            "parts": {part: source.bytes for part, source in info.sources.items()},
             "defaults": asdict(info.defaults),
             "notes": list(info.notes),
+            "questions": [asdict(question) for question in info.questions],
+            "prediction_source": info.prediction_source,
         }
     elif isinstance(info, VaeInfo):
         told |= {"kind": "VAE"}

@@ -13,13 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from backend.checkpoints.convert import StateDict, clip_from_open_clip, is_open_clip
+from backend.checkpoints.convert import StateDict, clip_from_open_clip
 from backend.errors import Internal, ModelCorrupt, ModelUnsupported, NotFound
 from backend.formats.configs import (
     CheckpointInfo,
     CLIPConfig,
     MMDiTConfig,
     Part,
+    PartSource,
     T5Config,
     UNetConfig,
     VAEConfig,
@@ -47,30 +48,38 @@ def load_part(info: CheckpointInfo, part: Part) -> nn.Module:
         "vae": info.vae,
         "clip_l": info.clip_l,
         "clip_g": info.clip_g,
+        "clip_h": info.clip_h,
         "t5": info.t5,
     }
     config = configs[part]
-    if config is None:
+    if config is None or part not in info.sources:
         raise ModelUnsupported(f"{info.path.name} has no part {part!r}.", "Use a checkpoint that contains it.")
-    return _module(config, _read(info.path, info.prefixes[part]), f"{part} of {info.path.name}")
+    return _module(config, _read(info.sources[part]), f"{part} of {info.path.name}")
 
 
 def load_vae_file(info: VaeInfo) -> nn.Module:
     """The VAE of a file in models/vae; otherwise as ``load_part``."""
-    return _module(info.config, _read(info.path, info.prefix), f"VAE {info.path.name}")
+    return _module(info.config, _read(info.source), f"VAE {info.path.name}")
 
 
-def _read(path: Path, prefix: str) -> StateDict:
-    """The tensors under a prefix by canonical key, as views of the mapped file."""
+def _read(source: PartSource) -> StateDict:
+    """The tensors of a part by canonical key, as views of the mapped files."""
+    state: StateDict = {}
+    for path in source.paths:
+        state |= _read_file(path, source.prefix)
+    return clip_from_open_clip(state) if source.layout == "open_clip" else state
+
+
+def _read_file(path: Path, prefix: str) -> StateDict:
+    """The tensors of one file under a prefix, which is taken off their keys."""
     keys = part_tensors(read_header(path).tensors, prefix)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            state: StateDict = {key: file.get_tensor(prefix + key) for key in keys if not is_nuisance(key)}
+            return {key: file.get_tensor(prefix + key) for key in keys if not is_nuisance(key)}
     except FileNotFoundError:
         raise NotFound(f"{path.name} is not there any more.", "Look at the models folder.") from None
     except (SafetensorError, OSError) as error:
         raise ModelCorrupt(f"{path.name} cannot be read: {error}.", _AGAIN) from error
-    return clip_from_open_clip(state) if is_open_clip(state) else state
 
 
 def _module(config: Config, state: StateDict, what: str) -> nn.Module:

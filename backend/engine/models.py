@@ -19,7 +19,7 @@ from torch import nn
 
 from backend.checkpoints.load import load_part, load_vae_file
 from backend.engine.device import DevicePolicy, dtype_name
-from backend.formats.configs import CheckpointInfo, Part, VaeInfo
+from backend.formats.configs import CheckpointInfo, Part, PartSource, VaeInfo
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
@@ -31,6 +31,7 @@ PART_NAMES: dict[Part, str] = {
     "vae": "VAE",
     "clip_l": "CLIP-L",
     "clip_g": "CLIP-G",
+    "clip_h": "CLIP-H",
     "t5": "T5",
 }
 _FILE_WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}  # bytes a weight; mixed files are mostly half precision
@@ -38,14 +39,18 @@ _FILE_WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}  # bytes a weight; mix
 
 @dataclass(frozen=True)
 class PartKey:
-    """One part of one file as it is now; a file that was replaced gives another key."""
+    """One part as its files are now; a file that was replaced gives another key."""
 
-    path: Path
-    size: int
-    mtime_ns: int
+    files: tuple[tuple[Path, int, int], ...]  # path, size, mtime in ns
+    prefix: str
     part: Part
     name: str = field(compare=False)
     bytes: int = field(compare=False)  # once loaded, in the dtype of the policy
+
+    def replaced_by(self, other: PartKey) -> bool:
+        """Whether ``other`` is the same part of the same files, which have changed since."""
+        same = [path for path, *_ in self.files] == [path for path, *_ in other.files]
+        return same and (self.prefix, self.part) == (other.prefix, other.part)
 
     def __str__(self) -> str:
         return f"{self.name}: {PART_NAMES[self.part]} ({self.bytes / 2**20:.0f} MiB)"
@@ -79,10 +84,11 @@ class ModelManager:
         return sum(key.bytes for key in self._residents)
 
     def key(self, info: CheckpointInfo | VaeInfo, part: Part) -> PartKey:
-        """The identity of a part: its file as it is now."""
-        stat = info.path.stat()
-        size = self._bytes(info, part)
-        return PartKey(info.path, stat.st_size, stat.st_mtime_ns, part, info.name, size)
+        """The identity of a part: its files as they are now."""
+        source = _source(info, part)
+        stats = [path.stat() for path in source.paths]
+        files = tuple((p, s.st_size, s.st_mtime_ns) for p, s in zip(source.paths, stats, strict=True))
+        return PartKey(files, source.prefix, part, info.name, self._bytes(source, part))
 
     def leaving(self, needed: Iterable[PartKey]) -> tuple[PartKey, ...]:
         """Which residents must go so that all of ``needed`` fits beside the rest; asks only, changes nothing."""
@@ -108,7 +114,7 @@ class ModelManager:
         resident = self._residents.get(key)
         if resident is None:
             self.drop(self.leaving([key]))
-            self.drop([k for k in self._residents if k.path == key.path and k.part == part])  # the replaced file's
+            self.drop([k for k in self._residents if k.replaced_by(key)])
             started = time.perf_counter()
             module = load_vae_file(info) if isinstance(info, VaeInfo) else load_part(info, part)
             module = module.to(device=self.policy.device, dtype=self.policy.dtype_of(part))
@@ -146,9 +152,12 @@ class ModelManager:
         """Let everything go."""
         self.drop(tuple(self._residents))
 
-    def _bytes(self, info: CheckpointInfo | VaeInfo, part: Part) -> int:
-        in_file = info.file_bytes if isinstance(info, VaeInfo) else info.bytes_by_part.get(part, 0)
-        return in_file * self.policy.dtype_of(part).itemsize // _FILE_WIDTH.get(info.precision, 2)
+    def _bytes(self, source: PartSource, part: Part) -> int:
+        return source.bytes * self.policy.dtype_of(part).itemsize // _FILE_WIDTH.get(source.precision, 2)
+
+
+def _source(info: CheckpointInfo | VaeInfo, part: Part) -> PartSource:
+    return info.source if isinstance(info, VaeInfo) else info.sources[part]
 
 
 def _trim_heap() -> None:

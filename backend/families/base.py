@@ -53,7 +53,7 @@ def require_parts(info: CheckpointInfo, parts: tuple[Part, ...]) -> tuple[Part, 
     """
     if info.refusal:
         raise ModelUnsupported(info.refusal, "Choose another checkpoint.", field="checkpoint")
-    missing = [part for part in parts if part not in info.prefixes]
+    missing = [part for part in parts if part not in info.sources]
     if missing:
         names = ", ".join({"clip_l": "CLIP-L", "clip_g": "CLIP-G", "t5": "T5"}.get(part, part) for part in missing)
         raise ModelUnsupported(

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Part = Literal["denoiser", "vae", "clip_l", "clip_g", "t5"]
-Family = Literal["sdxl", "sd3"]
-Prediction = Literal["eps", "v", "flow"]
-PARTS: tuple[Part, ...] = ("denoiser", "vae", "clip_l", "clip_g", "t5")
+Part = Literal["denoiser", "vae", "clip_l", "clip_g", "clip_h", "t5"]
+Family = Literal["sdxl", "sdxl_refiner", "sd3", "sd2", "sd1"]
+Prediction = Literal["eps", "v", "flow", "edm", "edm_v"]
+#: How a part's keys are named in its file: our own modules' names, or a table of backend/checkpoints away from them.
+Layout = Literal["canonical", "open_clip", "diffusers", "llama.cpp"]
+PARTS: tuple[Part, ...] = ("denoiser", "vae", "clip_l", "clip_g", "clip_h", "t5")
 
 
 @dataclass(frozen=True)
@@ -137,18 +139,55 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class PartSource:
+    """Where one part of a model lies.
+
+    Attributes:
+        paths: the file, or the shards in which the part is stored, in order.
+        prefix: what stands before the part's keys there.
+        bytes: of its tensors in the file.
+        precision: "fp16", "bf16", "fp32", "fp8", "fp8 scaled", "GGUF Q4_K", "mixed" ...
+    """
+
+    paths: tuple[Path, ...]
+    prefix: str
+    bytes: int
+    precision: str
+    layout: Layout = "canonical"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What no file can tell: asked once, and the answer remembered for the file by its hash.
+
+    Attributes:
+        about: what an answer sets ("variant", "prediction", "latent" ...); see ``backend/formats/answers.py``.
+        options: the possibilities, as written for a person.
+        assumed: the option that holds until someone answers.
+        sentence: the question in words.
+    """
+
+    about: str
+    options: tuple[str, ...]
+    assumed: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class CheckpointInfo:
-    """All that the header of a checkpoint tells, before any tensor is read.
+    """All that the header of a checkpoint tells, before any tensor is read; its parts may lie in several files.
 
     Attributes:
         name: the file's stem.
         size_multiple: picture sides are multiples of it, in pixels.
         variant: as its makers call it: "SDXL base", "SD3.5 Medium" ...
-        precision: "fp16", "bf16", "fp32", "fp8", "fp8 scaled" or "mixed".
-        prefixes: what stands before each part's keys in the file; a part that is missing has no entry.
+        precision: of the denoiser, as in its ``PartSource``.
+        sources: where each part lies; a part that is missing has no entry.
+        prediction_source: who says what the denoiser outputs: "key v_pred", "metadata", "sidecar", "you", "default".
         tokenizer_clip, tokenizer_t5: embedded `tokenizers` JSON; None means the vocabulary that Easel ships.
         notes: sentences for the person, such as what could not be told from the file.
         zero_terminal_snr: the model was trained down to pure noise (marker key `ztsnr`).
+        questions: what the file cannot tell.
         refusal: one sentence why this version does not run the file; empty if it does.
     """
 
@@ -166,12 +205,14 @@ class CheckpointInfo:
     defaults: Defaults
     size_multiple: int
     precision: str
-    prefixes: Mapping[Part, str]
+    sources: Mapping[Part, PartSource]
     tokenizer_clip: str | None
     tokenizer_t5: str | None
-    bytes_by_part: Mapping[Part, int]
+    clip_h: CLIPConfig | None = None
     notes: tuple[str, ...] = ()
+    prediction_source: str = "default"
     zero_terminal_snr: bool = False
+    questions: tuple[Question, ...] = ()
     refusal: str = ""
 
 
@@ -183,10 +224,31 @@ class VaeInfo:
     name: str
     config: VAEConfig
     latent: LatentConstants | None
-    precision: str
-    prefix: str = ""
-    file_bytes: int = 0
+    source: PartSource
     notes: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """Its number format."""
+        return self.source.precision
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """A text encoder in a file of its own (models/text_encoders)."""
+
+    path: Path
+    name: str
+    part: Part
+    config: CLIPConfig | T5Config
+    source: PartSource
+    notes: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """Its number format."""
+        return self.source.precision
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,23 @@ from backend.formats.configs import (
     MMDiTConfig,
     OtherFile,
     Part,
+    PartSource,
     Prediction,
+    Question,
     T5Config,
     UNetConfig,
     VAEConfig,
     VaeInfo,
 )
 from backend.formats.kinds import BEFORE_CHECKPOINTS, OTHER_KINDS, Kind, first_kind
-from backend.formats.layout import DENOISER, OTHER_PREFIXES, PREFIXES, VAE, is_nuisance, part_tensors
+from backend.formats.layout import (
+    DENOISER,
+    OTHER_PREFIXES,
+    PREFIXES,
+    VAE,
+    is_nuisance,
+    part_tensors,
+)
 from backend.formats.measure import Tensors
 from backend.formats.reader import Header
 from backend.formats.variants import FOREIGN_UNETS, SD3_VARIANTS, SDXL_VARIANTS, VAE_LATENTS, Source
@@ -69,7 +78,9 @@ class _Reading:
     defaults: Defaults
     refusal: str
     notes: tuple[str, ...] = ()
+    prediction_source: str = "default"
     zero_terminal_snr: bool = False
+    questions: tuple[Question, ...] = ()
 
 
 def detect(header: Header) -> CheckpointInfo | VaeInfo | OtherFile:
@@ -113,7 +124,8 @@ def _checkpoint(header: Header, family: Family, prefix: str) -> CheckpointInfo |
     clip_l, clip_g = _clip(parts, "clip_l", metadata), _clip(parts, "clip_g", metadata)
     if not reading.refusal:
         _check_widths(reading.denoiser, clip_l, clip_g, t5)
-    scaled = any(key.endswith(_SCALED_SUFFIXES) for key in header.tensors)
+    sources = _sources(header, parts)
+    scaled = sources["denoiser"].precision == "fp8 scaled"
     return CheckpointInfo(
         path=header.path,
         name=header.path.stem,
@@ -128,13 +140,14 @@ def _checkpoint(header: Header, family: Family, prefix: str) -> CheckpointInfo |
         latent=latent,
         defaults=easel_metadata.overridden(reading.defaults, metadata, "easel.defaults"),
         size_multiple=_SIZE_MULTIPLE[family],
-        precision="fp8 scaled" if scaled else _precision(tensors),
-        prefixes={part: prefix for part, (prefix, _) in parts.items()},
+        precision=sources["denoiser"].precision,
+        sources=sources,
         tokenizer_clip=metadata.get("easel.tokenizer_clip"),
         tokenizer_t5=metadata.get("easel.tokenizer_t5"),
-        bytes_by_part={part: sum(info.bytes for info in tensors.values()) for part, (_, tensors) in parts.items()},
         notes=(*reading.notes, *_absences(family, parts), *_leftovers(header.tensors, parts)),
+        prediction_source=reading.prediction_source,
         zero_terminal_snr=reading.zero_terminal_snr,
+        questions=reading.questions,
         refusal=reading.refusal or (_SCALED_REFUSAL if scaled else ""),
     )
 
@@ -150,8 +163,8 @@ def _unet(tensors: Tensors, source: Source) -> _Reading | Kind:
         _check_divides(config.norm_groups, config.model_channels * mult, "norm groups of the U-Net")
     variant = next(row for row in SDXL_VARIANTS if row.when(config, source))
     flagged = "v_pred" in source.tensors
-    notes = (f"v-prediction: the {'key v_pred' if flagged else 'metadata'} says so.",)
     is_v = flagged or source.says_v()
+    speaker = ("key v_pred" if flagged else "metadata") if is_v else "default"
     zero_snr = "ztsnr" in source.tensors
     return _Reading(
         denoiser=config,
@@ -160,7 +173,8 @@ def _unet(tensors: Tensors, source: Source) -> _Reading | Kind:
         latent=constants.SDXL_LATENT,
         defaults=constants.SDXL_ZERO_SNR_DEFAULTS if zero_snr else constants.SDXL_DEFAULTS,
         refusal=variant.refusal,
-        notes=notes if is_v else (),
+        notes=(f"v-prediction: the {speaker} says so.",) if is_v else (),
+        prediction_source=speaker,
         zero_terminal_snr=zero_snr,
     )
 
@@ -177,7 +191,7 @@ def _mmdit(tensors: Tensors, source: Source) -> _Reading:
         latent=constants.SD3_LATENT,
         defaults=variant.defaults,
         refusal=variant.refusal,
-        notes=(variant.note,) if variant.note else (),
+        questions=variant.questions,
     )
 
 
@@ -191,6 +205,20 @@ def _parts(tensors: Tensors, family: Family, prefix: str) -> Parts:
                 parts[part] = (candidate, found)
                 break
     return parts
+
+
+def _sources(header: Header, parts: Parts) -> dict[Part, PartSource]:
+    """Each part's place in the file."""
+    return {
+        part: PartSource(
+            paths=(header.path,),
+            prefix=prefix,
+            bytes=sum(info.bytes for info in tensors.values()),
+            precision=_precision(tensors),
+            layout="open_clip" if "positional_embedding" in tensors else "canonical",
+        )
+        for part, (prefix, tensors) in parts.items()
+    }
 
 
 def _clip(parts: Parts, part: Part, metadata: Mapping[str, str]) -> CLIPConfig | None:
@@ -230,9 +258,7 @@ def _vae_file(header: Header, prefix: str) -> VaeInfo | OtherFile:
         name=header.path.stem,
         config=config,
         latent=_latent(published, config.latent_channels, header.metadata) if is_told else None,
-        precision=_precision(tensors),
-        prefix=prefix,
-        file_bytes=header.file_bytes,
+        source=PartSource((header.path,), prefix, header.file_bytes, _precision(tensors)),
         notes=() if is_told else (note,),
     )
 
@@ -251,6 +277,8 @@ def _other(header: Header, kind: Kind | None) -> OtherFile:
 
 def _precision(tensors: Tensors) -> str:
     """The number format of nearly all weights (a few tensors in another one are usual), else "mixed"."""
+    if any(key.endswith(_SCALED_SUFFIXES) for key in tensors):
+        return "fp8 scaled"
     counted: Counter[str] = Counter()
     for info in tensors.values():
         counted[_PRECISIONS.get(info.dtype, info.dtype)] += info.bytes

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.formats import constants
-from backend.formats.configs import Defaults, LatentConstants, MMDiTConfig, UNetConfig
+from backend.formats.configs import Defaults, LatentConstants, MMDiTConfig, Question, UNetConfig
 from backend.formats.reader import TensorInfo
 
 _SINUSOID = 256
@@ -54,7 +54,7 @@ class MMDiTVariant:
     when: Callable[[MMDiTConfig, Source], bool]
     defaults: Defaults
     refusal: str = ""
-    note: str = ""
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,13 @@ SDXL_VARIANTS: Sequence[UNetVariant] = (
     UNetVariant("SDXL base", lambda _, __: True),
 )  # fmt: skip
 
+_LARGE_OR_TURBO = Question(
+    "variant",
+    ("SD3.5 Large", "SD3.5 Large Turbo"),
+    "SD3.5 Large",
+    "SD3.5 Large and Large Turbo have the same keys and shapes. Turbo is made for 4 steps at CFG 1.",
+)
+
 SD3_VARIANTS: Sequence[MMDiTVariant] = (
     MMDiTVariant("SD3 with other inputs", lambda c, _: c.in_channels != c.out_channels, constants.SD35_LARGE_DEFAULTS,
                  refusal="This number of input channels is not known."),
@@ -116,7 +123,7 @@ SD3_VARIANTS: Sequence[MMDiTVariant] = (
     MMDiTVariant("SD3.5 Medium", lambda c, _: c.dual_blocks > 0, constants.SD35_MEDIUM_DEFAULTS),
     MMDiTVariant("SD3.5 Large Turbo", lambda _, s: s.says_turbo(), constants.SD35_TURBO_DEFAULTS),
     MMDiTVariant("SD3.5 Large", lambda _, __: True, constants.SD35_LARGE_DEFAULTS,
-                 note="The keys of SD3.5 Large and Large Turbo are the same; for Turbo use 4 steps and CFG 1."),
+                 questions=(_LARGE_OR_TURBO,)),
 )  # fmt: skip
 
 #: Autoencoders in files of their own, by latent channels; what shapes cannot tell is said in the note.

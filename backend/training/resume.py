@@ -34,7 +34,7 @@ def run_from_checkpoint(path: Path, recipe: Recipe, run: Path) -> None:
         info.tokenizer_clip, info.tokenizer_t5 or "", clip.vocab_size, t5.vocab_size if t5 else 0, clip.bos, clip.eos
     )
     save_vocabulary(vocabulary, run / "vocabulary.json")
-    weights = {part: load_part(info, part).float().state_dict() for part in info.prefixes}
+    weights = {part: load_part(info, part).float().state_dict() for part in info.sources}
     # SDXL's layout has no projection for CLIP-L; in training it is the identity and stays it (build_encoders).
     weights["clip_l"].setdefault("text_projection.weight", torch.eye(clip.width))
     latent = info.latent

@@ -31,7 +31,7 @@ def victim(tmp_path_factory):
     modules = tiny.tiny_modules("sdxl") | {"denoiser": builders.tiny_unet(UNET)}
     write_checkpoint(path, family="sdxl", modules=modules, metadata=tiny.tiny_metadata("sdxl"))
     info = detect(read_header(path))
-    weights = {part: load_part(info, part).state_dict() for part in info.prefixes}
+    weights = {part: load_part(info, part).state_dict() for part in info.sources}
     weights = {part: {key: tensor.clone() for key, tensor in state.items()} for part, state in weights.items()}
     return path, 8 + int.from_bytes(path.read_bytes()[:8], "little"), weights
 
@@ -57,8 +57,8 @@ def test_a_flipped_byte_gives_an_error_of_ours_or_a_whole_model(victim):
                 info = detect(header)
                 assert isinstance(info, CheckpointInfo)
                 for part, state in weights.items():
-                    same = part_tensors(header.tensors, info.prefixes[part]) == part_tensors(
-                        original.tensors, info.prefixes[part]
+                    same = part_tensors(header.tensors, info.sources[part].prefix) == part_tensors(
+                        original.tensors, info.sources[part].prefix
                     )
                     if not same:
                         module = load_part(info, part)

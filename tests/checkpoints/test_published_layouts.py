@@ -24,7 +24,7 @@ def test_published_part_is_loaded_whole(tmp_path, name, part):
     info = detect(read_header(write_sparse(tmp_path / "model.safetensors", published(name))))
     module = load_part(info, part)
     loaded = sum(t.numel() * t.element_size() for t in module.state_dict().values())
-    assert info.bytes_by_part[part] - 77 * 8 - 2 <= loaded <= info.bytes_by_part[part]  # less position_ids, logit_scale
+    assert info.sources[part].bytes - 77 * 8 - 2 <= loaded <= info.sources[part].bytes  # less position_ids, logit_scale
 
 
 @pytest.mark.parametrize("name", ["sdxl_vae", "sd3_vae"])

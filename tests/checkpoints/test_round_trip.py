@@ -86,7 +86,7 @@ def test_written_file_is_detected_with_every_number(written, family):
     assert info.defaults == (tiny.DEFAULTS if sdxl else replace(tiny.DEFAULTS, shift=3.0))
     assert (info.tokenizer_clip, info.tokenizer_t5) == ('{"a": 1}', None if sdxl else '{"b": 2}')
     assert (info.precision, info.notes, info.refusal) == ("fp16", (), "")
-    assert info.prefixes == PREFIXES[family]
+    assert {part: source.prefix for part, source in info.sources.items()} == PREFIXES[family]
 
 
 def test_sdxl_clip_g_is_written_in_open_clip_naming_and_read_as_views(written):
@@ -177,7 +177,7 @@ def test_plain_fp8_loads_in_its_own_format(tmp_path):
     tiny.write_tiny(path, "sd3", dtype=torch.float8_e4m3fn)
     info = detect(read_header(path))
     assert info.precision == "fp8"
-    for part in info.prefixes:
+    for part in info.sources:
         assert {p.dtype for p in load_part(info, part).parameters()} == {torch.float8_e4m3fn}
 
 
@@ -215,7 +215,7 @@ def test_nuisance_tensors_are_ignored(tmp_path, tensors_of, family):
         t5 = PREFIXES[family]["t5"]
         tensors[t5 + "encoder.embed_tokens.weight"] = tensors[t5 + "shared.weight"].clone()
     info = rewritten(tmp_path, tensors, metadata)
-    for part in info.prefixes:
+    for part in info.sources:
         load_part(info, part)
 
 

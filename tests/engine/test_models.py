@@ -11,7 +11,6 @@ import torch
 from backend.engine.device import DevicePolicy, choose_device
 from backend.engine.models import ModelManager
 from backend.errors import BadRequest, UserError
-from backend.formats.configs import PARTS
 from backend.records.catalog import Catalog
 
 GENEROUS = 2**40
@@ -57,7 +56,7 @@ def test_t5_leaves_first_then_the_longest_unused(catalog: Catalog) -> None:
 
 def test_a_budget_of_one_part_still_runs_every_part(catalog: Catalog) -> None:
     models, info = manager(budget=1), catalog.checkpoint("tiny-sd3")
-    for part in PARTS:
+    for part in info.sources:
         models.get(info, part)
         assert [key.part for key in models.residents] == [part]
 

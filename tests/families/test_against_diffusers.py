@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from backend.engine.engine import Engine
-from backend.formats.configs import PARTS
 from backend.request import GenerationRequest
 from tests.builders import tiny_clip_tokenizer, tiny_t5_tokenizer
 from tests.families.conftest import Trajectory, job_for, run_pipeline
@@ -44,14 +43,14 @@ def ask(checkpoint: str, **fields: Any) -> GenerationRequest:
 @pytest.fixture(scope="module")
 def sdxl(engine: Engine) -> Any:
     info = engine.catalog.checkpoint("sdxl")
-    models = {part: engine.manager.get(info, part) for part in PARTS if part in info.prefixes}
+    models = {part: engine.manager.get(info, part) for part in info.sources}
     return sdxl_pipeline(info, models, tiny_clip_tokenizer())
 
 
 @pytest.fixture(scope="module")
 def sd3(engine: Engine) -> Any:
     info = engine.catalog.checkpoint("sd3")
-    models = {part: engine.manager.get(info, part) for part in PARTS}
+    models = {part: engine.manager.get(info, part) for part in info.sources}
     return sd3_pipeline(info, models, tiny_clip_tokenizer(), tiny_t5_tokenizer())
 
 

@@ -16,7 +16,7 @@ from backend.formats.configs import Part
 from backend.request import GenerationRequest
 from backend.text.encode import ClipFeatures
 from backend.text.prompt import ParsedPrompt, PromptPlan, parse_prompt
-from tests.text.tiny import info
+from tests.text.tiny import info, sources
 
 CLIPS: tuple[Part, ...] = ("clip_l", "clip_g")
 ALL: tuple[Part, ...] = ("clip_l", "clip_g", "t5")
@@ -140,7 +140,7 @@ def test_the_encoder_with_fewer_chunks_goes_on_with_the_empty_prompt(left_chunks
 
 
 def test_an_encoder_that_the_file_lacks_is_named():
-    lacking = info(prefixes={"clip_l": "a.", "denoiser": "b."})
+    lacking = info(sources=sources("clip_l", "denoiser"))
     assert require_parts(lacking, ("clip_l",)) == ("clip_l",)
     with pytest.raises(ModelUnsupported, match=r"tiny\.safetensors holds no CLIP-G, which a prompt needs") as caught:
         require_parts(lacking, CLIPS)
@@ -148,6 +148,6 @@ def test_an_encoder_that_the_file_lacks_is_named():
 
 
 def test_a_file_that_is_refused_says_why():
-    refused = replace(info(prefixes={part: f"{part}." for part in ALL}), refusal="This one is for inpainting.")
+    refused = replace(info(sources=sources(*ALL)), refusal="This one is for inpainting.")
     with pytest.raises(ModelUnsupported, match="for inpainting"):
         require_parts(refused, CLIPS)

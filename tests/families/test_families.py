@@ -16,7 +16,7 @@ from backend.families.sdxl import SDXL, size_numbers
 from backend.nn.layers import sinusoid
 from backend.request import GenerationRequest
 from tests.families.conftest import job_for
-from tests.text.tiny import info
+from tests.text.tiny import info, sources
 
 LONG = "fox " * 60  # 180 letters, one token each here: three chunks of 75
 
@@ -133,11 +133,11 @@ def test_the_request_s_shift_wins_over_the_file_s_and_that_over_3():
 
 
 def test_t5_is_used_where_the_file_has_it_and_the_request_wants_it():
-    prefixes = {"clip_l": "a.", "clip_g": "b.", "t5": "c."}
+    there = sources("clip_l", "clip_g", "t5")
     family = SD3()
-    assert family.text_parts(info(prefixes=prefixes), GenerationRequest()) == ("clip_l", "clip_g", "t5")
-    assert family.text_parts(info(prefixes=prefixes), GenerationRequest(use_t5=False)) == ("clip_l", "clip_g")
-    assert family.text_parts(info(prefixes=prefixes, t5=None), GenerationRequest()) == ("clip_l", "clip_g")
+    assert family.text_parts(info(sources=there), GenerationRequest()) == ("clip_l", "clip_g", "t5")
+    assert family.text_parts(info(sources=there), GenerationRequest(use_t5=False)) == ("clip_l", "clip_g")
+    assert family.text_parts(info(sources=there, t5=None), GenerationRequest()) == ("clip_l", "clip_g")
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("eps", EpsPrediction), ("v", VPrediction)])

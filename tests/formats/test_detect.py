@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from backend.formats.configs import (
     VaeInfo,
 )
 from backend.formats.detect import detect
-from backend.formats.reader import Header, TensorInfo, read_header
-from tests.formats.files import Tensors, keys, published, write_sparse
+from backend.formats.reader import Header, TensorInfo
+from tests.formats.files import Tensors, keys, published
 
 SDXL_UNET = UNetConfig(
     in_channels=4,
@@ -62,16 +61,6 @@ T5 = T5Config(width=4096, layers=24, heads=64, d_kv=64, d_ff=10240, vocab_size=3
 DENOISER = "model.diffusion_model."
 
 
-@pytest.fixture
-def detected(tmp_path):
-    """Detect a list of tensors under a name that says nothing."""
-
-    def run(tensors: Tensors, metadata=None):
-        return detect(read_header(write_sparse(tmp_path / f"{uuid.uuid4().hex}.bin", tensors, metadata)))
-
-    return run
-
-
 def without_prefix(tensors: Tensors, prefix: str) -> Tensors:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
@@ -85,8 +74,8 @@ def test_sdxl_base_has_the_published_numbers(detected):
     assert (info.latent.scale, info.latent.shift, info.size_multiple) == (0.13025, 0.0, 8)
     assert info.defaults == constants.SDXL_DEFAULTS
     assert info.precision == "fp16"
-    assert info.prefixes["clip_g"] == "conditioner.embedders.1.model."
-    assert info.bytes_by_part["denoiser"] == 5_134_927_368
+    assert info.sources["clip_g"].prefix == "conditioner.embedders.1.model."
+    assert info.sources["denoiser"].bytes == 5_134_927_368
     assert not info.notes
     assert not info.refusal
 
@@ -119,7 +108,10 @@ def test_large_turbo_is_told_by_metadata_only(detected):
     info = detected(published("sd35_large"), {"modelspec.title": "Stable Diffusion 3.5 Large Turbo"})
     assert info.variant == "SD3.5 Large Turbo"
     assert (info.defaults.steps, info.defaults.cfg_scale, info.defaults.sampler) == (4, 1.0, "euler")
-    assert any("Turbo" in note for note in detected(published("sd35_large")).notes)
+    untold = detected(published("sd35_large"))
+    assert [(q.about, q.options, q.assumed) for q in untold.questions] == [
+        ("variant", ("SD3.5 Large", "SD3.5 Large Turbo"), "SD3.5 Large")
+    ]
 
 
 def test_inpainting_and_edm_variants_are_known_and_say_that_they_do_not_run(detected):
@@ -151,7 +143,7 @@ def test_denoiser_alone_is_detected_with_or_without_prefix(detected):
         bare = {prefix + key: value for key, value in without_prefix(published(name), DENOISER).items()}
         info = detected(bare)
         assert isinstance(info, CheckpointInfo)
-        assert info.prefixes == {"denoiser": prefix}
+        assert {part: source.prefix for part, source in info.sources.items()} == {"denoiser": prefix}
         assert info.vae is None
         assert not any("belong to no part" in note for note in info.notes)
 
@@ -162,10 +154,10 @@ def test_bare_denoiser_beside_prefixed_parts_keeps_them_apart(detected):
     for prefix, shorter in short.items():
         tensors = {shorter + k.removeprefix(prefix) if k.startswith(prefix) else k: v for k, v in tensors.items()}
     info = detected(tensors)
-    assert (info.prefixes["denoiser"], info.prefixes["vae"]) == ("", "vae.")
+    assert (info.sources["denoiser"].prefix, info.sources["vae"].prefix) == ("", "vae.")
     assert info.denoiser == SDXL_UNET
     assert (info.vae, info.clip_l, info.clip_g) == (VAE_4, CLIP_L, CLIP_G)
-    assert info.bytes_by_part["denoiser"] == 5_134_927_368
+    assert info.sources["denoiser"].bytes == 5_134_927_368
 
 
 @pytest.mark.parametrize(
@@ -195,7 +187,7 @@ def test_published_files_that_do_not_run_yet_are_named(detected, name, kind, fol
 def test_vae_files_say_what_shapes_cannot_tell(detected, name, config, prefix):
     info = detected({prefix + key: value for key, value in published(name).items()})
     assert isinstance(info, VaeInfo)
-    assert (info.config, info.latent, info.prefix, info.precision) == (config, None, prefix, "fp16")
+    assert (info.config, info.latent, info.source.prefix, info.precision) == (config, None, prefix, "fp16")
     assert "same shapes" in info.notes[0]
 
 

@@ -33,8 +33,8 @@ VAE = VAEConfig(4, 16, (1, 1, 2, 2), 1, True)
 XL = CheckpointInfo(
     path=Path("m/xl.safetensors"), name="xl", family="sdxl", variant="SDXL base", prediction="eps", denoiser=UNET,
     vae=VAE, clip_l=None, clip_g=None, t5=None, latent=LatentConstants(4, 0.13, 0.0, (), (0, 0, 0)),
-    defaults=Defaults(1024, 1024, 25, 7.0, "dpmpp_2m", "karras", None), size_multiple=8, precision="fp16", prefixes={},
-    tokenizer_clip=None, tokenizer_t5=None, bytes_by_part={},
+    defaults=Defaults(1024, 1024, 25, 7.0, "dpmpp_2m", "karras", None), size_multiple=8, precision="fp16", sources={},
+    tokenizer_clip=None, tokenizer_t5=None,
 )  # fmt: skip
 SD3 = replace(
     XL, name="sd3", family="sd3", variant="SD3.5 Large", prediction="flow", denoiser=MMDIT,
