@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     models_dir: Annotated[Path, Field(description="Folder of checkpoints/, vae/, text_encoders/ ...")] = (
         PROJECT / "models"
     )
+    models_from: Annotated[
+        tuple[Path, ...],
+        Field(description="Tree of A1111, Forge or ComfyUI, or an extra_model_paths.yaml, to read models from too."),
+    ] = ()
     port: Annotated[int, Field(ge=1, le=65535, description="Port of the page.")] = 7860
     listen: Annotated[bool, Field(description="Answer other machines too; demands a token.")] = False
     token: Annotated[str, Field(max_length=200, description="Secret that every client must show.")] = ""

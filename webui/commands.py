@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ENGINE_SETTINGS = (
     "data_dir",
     "models_dir",
+    "models_from",
     "device",
     "dtype",
     "memory_gb",
@@ -84,14 +85,17 @@ def generate(context: click.Context, prompt: str, output: Path | None, **given: 
 
 @easel.command(cls=SentenceCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@settings_options("data_dir", "models_dir")
+@settings_options("data_dir", "models_dir", "models_from")
 def models(as_json: bool, **given: Any) -> None:
     """List the model files: what each one is, or why it cannot be used."""
     from backend.records.catalog import Catalog
     from webui.model_facts import model_json
 
     settings = settings_from(given)
-    entries = [model_json(entry) for entry in Catalog(settings.models_dir).models()]
+    catalog = Catalog.of(settings)
+    entries = [model_json(entry) for entry in catalog.models()]
+    for trouble in catalog.troubles:
+        click.echo(f"easel: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps({"models": entries}, indent=1))
     elif entries:

@@ -96,7 +96,8 @@ def _option(name: str, info: FieldInfo) -> Callable[[Command], Command]:
     if kind is bool:
         arguments |= {"is_flag": True}
     elif get_origin(kind) is tuple:
-        arguments |= {"multiple": True, "metavar": "NAME"}
+        inner = get_args(kind)[0]
+        arguments |= {"multiple": True, "metavar": "PATH" if inner is Path else "NAME", "type": kind_of(inner)}
     else:
         arguments |= {"type": kind_of(kind)}
     return click.option(flag, name, **arguments)

@@ -46,6 +46,7 @@ def _running(settings: Settings, folder: Path, port: int) -> Iterator[subprocess
     command = [
         sys.executable, "-m", "webui", "--port", str(port),
         "--data-dir", str(folder), "--models-dir", str(settings.models_dir), "--device", settings.device,
+        *(word for path in settings.models_from for word in ("--models-from", str(path))),
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EASEL_")}
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import random
@@ -48,7 +49,7 @@ class Studio:
         self.settings = settings
         self.store = JobStore(settings.database)
         self.live = Live()
-        self.catalog = Catalog(settings.models_dir, hashes=settings.data_dir / "hashes.json")
+        self.catalog = Catalog.of(settings)
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality)
         self._registry_file = settings.data_dir / "registry.json"
@@ -228,7 +229,8 @@ def engine_environment(settings: Settings) -> dict[str, str]:
     """The environment of the engine process: ours, with every setting by name and without the token."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("EASEL_")}
     values: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"token", "allow_host", "listen", "port"})
-    environment |= {f"EASEL_{name.upper()}": str(value) for name, value in values.items()}
+    told = {name: json.dumps(value) if isinstance(value, list) else str(value) for name, value in values.items()}
+    environment |= {f"EASEL_{name.upper()}": value for name, value in told.items()}
     environment["HF_HUB_OFFLINE"] = environment["TRANSFORMERS_OFFLINE"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
     return environment

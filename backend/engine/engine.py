@@ -90,7 +90,7 @@ class Engine:
             torch.set_num_threads(settings.threads)
         self._on_residents = on_residents
         self.manager = ModelManager(self.policy, self._tell_residents)
-        self.catalog = Catalog(settings.models_dir, hashes=settings.data_dir / "hashes.json")
+        self.catalog = Catalog.of(settings)
         self.registry: dict[str, Any] = {"schema": SCHEMA, **registry_entries()}
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)

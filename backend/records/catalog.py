@@ -1,80 +1,139 @@
 """The model files a user has, each told apart by its header; what cannot be used is listed with its sentence.
 
-Headers are read once for each path, size and time of change. Symbolic links are followed, to files and to folders:
-the user made them. The default checkpoint is the user's first by name, then the shipped ones.
+Files are found by their names (``look``), and a header is read when somebody asks for that file or when ``read_on``
+comes to it; a reading is kept on disk while path, size and time of change stay. The default checkpoint is the user's
+first by name, then the shipped ones.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import stat
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from backend.errors import ModelUnsupported, NotFound, UserError, unknown_name
-from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.errors import ModelCorrupt, NotFound, UserError, unknown_name
+from backend.formats.configs import CheckpointInfo, VaeInfo
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
+from backend.records.entries import Info, ModelEntry, make_entry, refusal
 from backend.records.hashes import ModelHashes
+from backend.records.names import name_files
+from backend.records.places import FOLDERS, Folder, Place, own_places
+from backend.records.readings import Readings, Stamp
+from backend.records.trees import read_trees
+from backend.records.walk import Found, walk
+from backend.settings import Settings
 
-Folder = Literal["checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers"]
-FOLDERS: tuple[Folder, ...] = (
-    "checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers"
-)  # fmt: skip
-SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf"})
 DEMOS = ("demo-xl", "demo-sd3")  # shipped; a user's own files come before them
-MAX_DEPTH = 8
-MAX_NAME = 255
-
-Info = CheckpointInfo | VaeInfo | OtherFile
-_log = logging.getLogger(__name__)
+SETTLED = 10.0  # seconds without a change after which a damaged file is no longer thought to be on its way
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelEntry:
-    """One file: what it is (``info``) or why it cannot be read (``error``).
+@dataclass
+class _File:
+    """A file as it was found, and what its header told once it was read."""
 
-    Attributes:
-        name: path below its folder without the suffix, "/" between parts; what requests say.
-        usable: whether a request may name it where it lies.
-        sentence: what to tell the person; empty for a file that is all right.
-    """
-
+    found: Found
+    place: Place
     name: str
-    folder: Folder
-    path: Path
-    file_bytes: int
-    info: Info | None
-    error: UserError | None
-    usable: bool
-    sentence: str
+    told: Info | UserError | None = None
+    again_at: float | None = None  # when a file that may still be on its way is read again
+    entry: ModelEntry | None = field(default=None, repr=False)  # made from the above when it is asked for
 
 
 class Catalog:
-    """The files below a models folder; usable from several threads.
+    """The files below a models folder and other programs' trees; usable from several threads.
 
     Args:
         models_dir: the folder of checkpoints/, vae/ ...
-        hashes: file that remembers the model hashes.
+        models_from: trees of other programs, see ``trees``.
+        hashes, readings: files that remember; None: beside the models, or not at all.
     """
 
-    def __init__(self, models_dir: Path, *, hashes: Path | None = None) -> None:
-        self._root = models_dir
-        self._hashes = ModelHashes(hashes or models_dir / ".hashes.json")
-        self._lock = threading.Lock()
-        self._seen: dict[Path, tuple[tuple[int, int], Info | UserError]] = {}
+    def __init__(
+        self,
+        models_dir: Path,
+        *,
+        models_from: Sequence[Path] = (),
+        hashes: Path | None = None,
+        readings: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        tree = read_trees(models_from)
+        self.troubles = tree.troubles
+        places = [*own_places(models_dir), *tree.places]
+        self._places = sorted(places, key=lambda place: FOLDERS.index(place.folder))
+        self.hashes = ModelHashes(hashes or models_dir / ".hashes.json")
+        self._readings = Readings(readings)
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._walking = threading.Lock()
+        self._files: dict[tuple[Place, str], _File] = {}  # in the order in which they are listed
+        self._version = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Catalog:
+        """The catalog that the settings ask for."""
+        data = settings.data_dir
+        return cls(
+            settings.models_dir,
+            models_from=settings.models_from,
+            hashes=data / "hashes.json",
+            readings=data / "models.sqlite",
+        )
+
+    @property
+    def version(self) -> int:
+        """Rises whenever ``listing`` would differ."""
+        return self._version
+
+    # -- looking
+
+    def look(self) -> bool:
+        """Go through the folders: new, changed and vanished files are noticed, and none is opened."""
+        with self._walking:
+            found = [(place, each) for place in self._distinct_places() for each in walk(place.top)]
+            with self._lock:
+                files: dict[tuple[Place, str], _File] = {}
+                for (place, each), name in zip(found, name_files(found), strict=True):
+                    key, before = (place, each.path), self._files.get((place, each.path))
+                    if before is not None and before.found == each and before.name == name:
+                        files[key] = before
+                        continue
+                    files[key] = _File(each, place, name, self._readings.get(each.path, each.stamp))
+                changed = list(files.items()) != list(self._files.items())
+                self._files = files
+                self._readings.keep_only(each.path for _, each in found)
+                self._version += changed
+                return changed
+
+    def read_on(self, seconds: float) -> bool:
+        """Read headers that have not been read, for so long; True if some are left. Never holds up other callers."""
+        end = self._clock() + seconds
+        told: dict[str, tuple[Stamp, object]] = {}
+        with self._lock:
+            due = [file for file in self._files.values() if self._is_due(file)]
+        for file in due:
+            told |= self._read(file)
+            if self._clock() >= end:
+                break
+        self._readings.put(told)
+        return len(due) > len(told) and any(self._is_due(file) for file in due)
+
+    # -- asking
+
+    def listing(self) -> list[ModelEntry]:
+        """Every file as it is known now, by folder and name: nothing is walked, nothing is opened."""
+        with self._lock:
+            return [self._entry(file) for file in self._files.values()]
 
     def models(self) -> list[ModelEntry]:
-        """Every model file, by folder and name; new, changed and vanished files are noticed."""
-        with self._lock:
-            found = [entry for folder in FOLDERS for entry in self._scan(folder)]
-            kept = {entry.path for entry in found}
-            self._seen = {path: seen for path, seen in self._seen.items() if path in kept}
-            return found
+        """Every file, all looked at and read now."""
+        self.look()
+        while self.read_on(3600):
+            continue
+        return self.listing()
 
     def find(self, name: str, folder: Folder = "checkpoints") -> ModelEntry:
         """The entry of a name, a file name or a bare stem, whatever its case; usable ones before others.
@@ -82,16 +141,31 @@ class Catalog:
         Raises:
             NotFound: with the nearest name.
         """
-        entries = [entry for entry in self.models() if entry.folder == folder]
-        wanted = name.replace("\\", "/").casefold()
-        for spelling in (_full_name, _full_file_name, _stem, _file_name):
-            matches = [entry for entry in entries if spelling(entry).casefold() == wanted]
-            if matches:
-                return next((entry for entry in matches if entry.usable), matches[0])
-        word, field = ("VAE", "vae") if folder == "vae" else ("Checkpoint", "checkpoint")
-        known = [entry.name for entry in entries if entry.usable]
+        entry = self._match(name, folder)
+        if entry is None or not _is_fresh(entry):
+            self.look()
+            entry = self._match(name, folder)
+        if entry is not None:
+            return entry
+        word, about = ("VAE", "vae") if folder == "vae" else ("Checkpoint", "checkpoint")
+        known = [
+            entry.name for entry in self.listing() if entry.folder == folder and (entry.usable or not entry.is_read)
+        ]
         todo = f"Put the file into models/{folder}, or choose another."
-        raise NotFound(unknown_name(word, name, known), todo, field=field if folder in {"vae", "checkpoints"} else None)
+        raise NotFound(unknown_name(word, name, known), todo, field=about if folder in {"vae", "checkpoints"} else None)
+
+    def by_hash(self, digits: str, folder: Folder = "checkpoints") -> ModelEntry | None:
+        """The usable file whose sha256 begins so (A1111 writes ten digits), as far as hashes are known."""
+        digits = digits.strip().lower()
+        if len(digits) < 8:
+            return None
+        with self._lock:
+            files = [file for file in self._files.values() if file.place.folder == folder]
+        for file in files:
+            sha256 = self.hashes.known_sha256(Path(file.found.path))
+            if sha256 is not None and sha256.startswith(digits) and self._seen(file).usable:
+                return self._seen(file)
+        return None
 
     def default_checkpoint(self) -> ModelEntry:
         """The first usable checkpoint of the user's by name, else a shipped one.
@@ -99,14 +173,17 @@ class Catalog:
         Raises:
             NotFound: there is none.
         """
-        usable = [entry for entry in self.models() if entry.folder == "checkpoints" and entry.usable]
-        if not usable:
-            raise NotFound(
-                "There is no checkpoint that this version can run.",
-                "Put a .safetensors file of SDXL or SD3.5 into models/checkpoints.",
-                field="checkpoint",
-            )
-        return min(usable, key=lambda entry: (DEMOS.index(entry.name) if entry.name in DEMOS else -1, entry.name))
+        self.look()
+        with self._lock:
+            files = [file for file in self._files.values() if file.place.folder == "checkpoints"]
+        for file in sorted(files, key=lambda file: (DEMOS.index(file.name) if file.name in DEMOS else -1, file.name)):
+            if self._seen(file).usable:
+                return self._seen(file)
+        raise NotFound(
+            "There is no checkpoint that this version can run.",
+            "Put a .safetensors file of SDXL or SD3.5 into models/checkpoints.",
+            field="checkpoint",
+        )
 
     def checkpoint(self, name: str = "") -> CheckpointInfo:
         """What a request's ``checkpoint`` stands for; empty: the default.
@@ -117,122 +194,86 @@ class Catalog:
         entry = self.find(name) if name else self.default_checkpoint()
         if isinstance(entry.info, CheckpointInfo) and entry.usable:
             return entry.info
-        raise _refusal(entry, "checkpoint")
+        raise refusal(entry, "checkpoint")
 
     def vae(self, name: str) -> VaeInfo:
         """What a request's ``vae`` stands for; raises as ``checkpoint``, with field ``vae``."""
         entry = self.find(name, "vae")
         if isinstance(entry.info, VaeInfo) and entry.usable:
             return entry.info
-        raise _refusal(entry, "vae")
+        raise refusal(entry, "vae")
 
     def model_hash(self, path: Path) -> str:
         """A1111's hash (10 hex of sha256). It stands in the metadata: compute it before a picture is saved."""
-        return self._hashes.get(path)
+        return self.hashes.get(path)
 
-    def _scan(self, folder: Folder) -> Iterator[ModelEntry]:
-        top = self._root / folder
-        for path in sorted(_files(top, MAX_DEPTH, frozenset()), key=lambda path: str(path).casefold()):
-            try:
-                status = path.stat()
-            except OSError:
-                continue  # gone since, or a link to nothing
-            if stat.S_ISREG(status.st_mode):
-                info = self._info(path, (status.st_size, status.st_mtime_ns))
-                yield _entry(path, path.relative_to(top), folder, status.st_size, info)
+    # -- one file
 
-    def _info(self, path: Path, stamp: tuple[int, int]) -> Info | UserError:
-        seen = self._seen.get(path)
-        if seen is not None and seen[0] == stamp:
-            return seen[1]
+    def _distinct_places(self) -> list[Place]:
+        """The places without doubles: a tree that is named twice is listed once."""
+        seen: dict[tuple[str, Path], Place] = {}
+        for place in self._places:
+            seen.setdefault((place.folder, place.top.resolve()), place)
+        return list(seen.values())
+
+    def _match(self, name: str, folder: Folder) -> ModelEntry | None:
+        wanted = name.replace("\\", "/")
+        with self._lock:
+            files = [file for file in self._files.values() if file.place.folder == folder]
+        for spellings in _SPELLINGS:
+            for fold in (str, str.casefold):
+                folded = fold(wanted)
+                matches = [file for file in files if any(fold(spell(file)) == folded for spell in spellings)]
+                entries = [self._seen(file) for file in matches]
+                if entries:
+                    return next((entry for entry in entries if entry.usable), entries[0])
+        return None
+
+    def _seen(self, file: _File) -> ModelEntry:
+        """The entry of a file, read if it has not been."""
+        if self._is_due(file):
+            self._readings.put(self._read(file))
+        with self._lock:
+            return self._entry(file)
+
+    def _is_due(self, file: _File) -> bool:
+        return file.told is None or (file.again_at is not None and self._clock() >= file.again_at)
+
+    def _read(self, file: _File) -> dict[str, tuple[Stamp, object]]:
+        """Read a header; returns what is worth remembering on disk."""
         try:
-            info: Info | UserError = detect(read_header(path))
+            told: Info | UserError = detect(read_header(Path(file.found.path)))
         except UserError as error:
-            info = error.with_traceback(None)
-        self._seen[path] = (stamp, info)
-        return info
+            told = error.with_traceback(None)
+        changed = file.found.stamp.mtime_ns / 1e9
+        is_young = isinstance(told, ModelCorrupt) and 0 <= self._clock() - changed < SETTLED
+        with self._lock:
+            file.told, file.entry = told, None
+            file.again_at = changed + SETTLED if is_young else None
+            self._version += 1
+        is_lasting = not is_young and not isinstance(told, NotFound)
+        return {file.found.path: (file.found.stamp, told)} if is_lasting else {}
+
+    def _entry(self, file: _File) -> ModelEntry:
+        if file.entry is None:
+            settling = file.again_at is not None
+            file.entry = make_entry(file.place, file.found, file.name, file.told, settling=settling)
+        return file.entry
 
 
-def _files(folder: Path, depth: int, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Model files below ``folder``; ``above`` holds the folders on the way down, against links in a circle."""
+#: How a request may write a name, most exact first; those in one row are equally good.
+_SPELLINGS: Sequence[Sequence[Callable[[_File], str]]] = (
+    (lambda file: file.name, lambda file: file.found.name),
+    (lambda file: file.found.below,),
+    (lambda file: file.found.name.rpartition("/")[2],),
+    (lambda file: file.found.below.rpartition("/")[2],),
+)
+
+
+def _is_fresh(entry: ModelEntry) -> bool:
+    """Whether the file on disk is still the one that was read."""
     try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError):
-            _log.warning("models folder %s cannot be read: %s", folder.name, error.strerror)
-        return
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if depth:
-                yield from _files(Path(entry.path), depth - 1, above | {identity})
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            yield Path(entry.path)
-
-
-def _entry(path: Path, below: Path, folder: Folder, size: int, info: Info | UserError) -> ModelEntry:
-    name = below.with_suffix("").as_posix()
-    error = info if isinstance(info, UserError) else None
-    if len(name) > MAX_NAME or not name.isprintable():  # an undecodable name holds surrogates: not printable either
-        name = "".join(letter if letter.isprintable() else "?" for letter in name)[:MAX_NAME]
-        error = ModelUnsupported(f"The name {name!r} is too long or cannot be written.", "Rename the file.")
-    sentence = str(error) if error else _sentence(info, folder)
-    return ModelEntry(
-        name=name,
-        folder=folder,
-        path=path,
-        file_bytes=size,
-        info=None if isinstance(info, UserError) else info,
-        error=error,
-        usable=not sentence and isinstance(info, {"checkpoints": CheckpointInfo, "vae": VaeInfo}.get(folder, ())),
-        sentence=sentence,
-    )
-
-
-def _sentence(info: Info | UserError, folder: Folder) -> str:
-    """What is wrong with a readable file where it lies; empty if nothing."""
-    if isinstance(info, UserError):
-        return str(info)
-    kind, home = _role(info)
-    if home and home != folder:
-        return f"This is a {kind}; it belongs in models/{home}."
-    if isinstance(info, OtherFile):
-        return info.sentence
-    if not isinstance(info, CheckpointInfo):
-        return ""
-    if info.clip_l is None or info.clip_g is None:
-        return info.refusal or "It has no CLIP text encoders in it: use the file that has all parts in one."
-    return info.refusal
-
-
-def _role(info: Info) -> tuple[str, str]:
-    if isinstance(info, CheckpointInfo):
-        return f"checkpoint ({info.variant})", "checkpoints"
-    return ("VAE", "vae") if isinstance(info, VaeInfo) else (info.kind, info.belongs_in)
-
-
-def _refusal(entry: ModelEntry, field: str) -> UserError:
-    if entry.error is not None:
-        return type(entry.error)(entry.error.what, entry.error.todo, field=field)
-    return ModelUnsupported(f"{entry.name} cannot be used here: {entry.sentence}", "Choose another.", field=field)
-
-
-def _full_name(entry: ModelEntry) -> str:
-    return entry.name
-
-
-def _full_file_name(entry: ModelEntry) -> str:
-    return entry.name + entry.path.suffix
-
-
-def _stem(entry: ModelEntry) -> str:
-    return entry.path.stem
-
-
-def _file_name(entry: ModelEntry) -> str:
-    return entry.path.name
+        status = entry.path.stat()
+    except OSError:
+        return False
+    return entry.stamp[:2] == (status.st_size, status.st_mtime_ns)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backend.errors import DiskFull, NotFound
+from backend.errors import Cancelled, DiskFull, NotFound
 from backend.records.files import write_atomically
 
 HASH_DIGITS = 10
@@ -23,9 +25,16 @@ class ModelHashes:
     def __init__(self, cache: Path) -> None:
         self._cache = cache
         self._lock = threading.Lock()
+        self._read_at: tuple[int, int] | None = None  # time of change and size of the cache that is in memory
+        self._entries: dict[str, Any] = {}
 
     def known(self, path: Path) -> str | None:
         """The hash if it is remembered and the file is unchanged since; never reads the model."""
+        sha256 = self.known_sha256(path)
+        return None if sha256 is None else sha256[:HASH_DIGITS]
+
+    def known_sha256(self, path: Path) -> str | None:
+        """All 64 digits, as ``known``."""
         try:
             key, stamp = self._stamp(path)
         except OSError:
@@ -33,7 +42,7 @@ class ModelHashes:
         entry = self._read().get(key)
         if not isinstance(entry, dict) or (entry.get("size"), entry.get("mtime_ns")) != stamp:
             return None
-        return str(entry.get("sha256", ""))[:HASH_DIGITS] or None
+        return str(entry.get("sha256", "")) or None
 
     def get(self, path: Path) -> str:
         """The hash, computed if need be: a few seconds for a file of several GB, once.
@@ -41,33 +50,60 @@ class ModelHashes:
         Raises:
             NotFound: the file is gone or cannot be read.
         """
-        found = self.known(path)
-        if found is not None:
-            return found
+        return self.known(path) or self.compute(path)
+
+    def compute(self, path: Path, *, pause: Callable[[], bool] | None = None) -> str:
+        """The hash, read from the file, and remembered.
+
+        Args:
+            pause: called between blocks of 4 MiB, may sleep; True gives up. Where it is given the system is told not
+                to keep what was read: a hash in passing should not drive a model out of its memory.
+        Raises:
+            NotFound: the file is gone or cannot be read.
+            Cancelled: ``pause`` said so.
+        """
         try:
             key, stamp = self._stamp(path)
             digest = hashlib.sha256()
-            with path.open("rb") as file:
+            with path.open("rb", buffering=0) as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
+                    if pause is not None:
+                        _forget(file.fileno(), file.tell(), len(block))
+                        if pause():
+                            raise Cancelled("The hash was not computed to its end.")
+            changed = self._stamp(path)[1] != stamp
         except OSError as error:
             raise NotFound(f"{path.name} cannot be read any more.", "Look at the models folder.") from error
+        if not changed:
+            self._remember(key, {"size": stamp[0], "mtime_ns": stamp[1], "sha256": digest.hexdigest()})
+        return digest.hexdigest()[:HASH_DIGITS]
+
+    def _remember(self, key: str, entry: dict[str, Any]) -> None:
         with self._lock:
-            entries = self._read()
-            entries[key] = {"size": stamp[0], "mtime_ns": stamp[1], "sha256": digest.hexdigest()}
+            entries = {**self._read(), key: entry}  # read again: the engine writes here too
             try:
                 write_atomically(self._cache, json.dumps(entries, indent=1).encode())
             except DiskFull as error:
                 _log.warning("model hashes are not remembered: %s", error)
-        return digest.hexdigest()[:HASH_DIGITS]
 
     def _stamp(self, path: Path) -> tuple[str, tuple[int, int]]:
         status = path.stat()
         return str(path.resolve()), (status.st_size, status.st_mtime_ns)
 
     def _read(self) -> dict[str, Any]:
+        """What is remembered; from the disk only when the file has changed. Not to be written to."""
         try:
-            found = json.loads(self._cache.read_text(encoding="utf-8"))
+            status = self._cache.stat()
+            read_at = (status.st_mtime_ns, status.st_size)
+            if read_at != self._read_at:
+                found = json.loads(self._cache.read_text(encoding="utf-8"))
+                self._entries, self._read_at = (found if isinstance(found, dict) else {}), read_at
         except (OSError, ValueError):
             return {}  # a cache: what cannot be read is computed again
-        return found if isinstance(found, dict) else {}
+        return self._entries
+
+
+def _forget(descriptor: int, end: int, length: int) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, end - length, length, os.POSIX_FADV_DONTNEED)

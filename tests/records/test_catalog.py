@@ -204,3 +204,104 @@ def test_hashes_work_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"weights")
     hashes = ModelHashes(tmp_path / "file" / "hashes.json")
     assert hashes.get(tmp_path / "file") == hashlib.sha256(b"weights").hexdigest()[:10]
+
+
+def test_a_warm_scan_opens_no_file(models, tmp_path, monkeypatch):
+    put(models, "checkpoints/a.safetensors")
+    put(models, "vae/v.safetensors", "sdxl_vae")
+    write_sparse(models / "loras" / "l.safetensors", keys("lora_unet_x.lora_down.weight"))
+    old = models / "checkpoints" / "cut.safetensors"
+    old.write_bytes(b"cut")
+    os.utime(old, (1e9, 1e9))
+    cache = tmp_path / "models.sqlite"
+    first = Catalog(models, readings=cache).models()
+    monkeypatch.setattr(catalog_module, "read_header", lambda path: pytest.fail(f"{path.name} was opened"))
+    catalog = Catalog(models, readings=cache)
+    catalog.look()
+    assert [(e.name, e.info, e.sentence) for e in catalog.listing()] == [(e.name, e.info, e.sentence) for e in first]
+    assert catalog.checkpoint("a").family == "sdxl"
+
+
+def test_looking_opens_nothing_and_entries_appear_as_they_are_read(models):
+    for name in "abc":
+        put(models, f"checkpoints/{name}.safetensors")
+    catalog = Catalog(models)
+    assert catalog.look()
+    assert [(e.name, e.is_read, e.usable, e.sentence) for e in catalog.listing()] == [
+        (name, False, False, "") for name in "abc"
+    ]
+    version = catalog.version
+    assert catalog.read_on(0.0)  # one at least
+    assert [e.is_read for e in catalog.listing()] == [True, False, False]
+    assert catalog.version > version
+    assert catalog.find("c").usable  # asked for: read at once
+    assert [e.is_read for e in catalog.listing()] == [True, False, True]
+    assert not catalog.read_on(60)
+    assert all(e.usable for e in catalog.listing())
+    version = catalog.version
+    assert not catalog.look()
+    assert catalog.version == version
+
+
+def test_a_file_that_is_still_copied_is_read_again_when_it_settles(models, tmp_path):
+    now = [1e9]
+    with put(tmp_path, "whole.safetensors").open("rb") as file:
+        whole = file.read(400_000)  # the header and some of the hole
+    path, cache = models / "checkpoints" / "m.safetensors", tmp_path / "models.sqlite"
+
+    def write(data: bytes, size: int) -> None:
+        with path.open("wb") as file:
+            file.write(data)
+            file.truncate(size)
+        os.utime(path, (now[0], now[0]))
+
+    catalog = Catalog(models, readings=cache, clock=lambda: now[0])
+    write(whole[:1000], 1000)
+    (entry,) = catalog.models()
+    assert (entry.usable, entry.settling) == (False, True)
+    now[0] += 3
+    full = (tmp_path / "whole.safetensors").stat().st_size
+    write(whole, full)
+    (entry,) = catalog.models()
+    assert (entry.usable, entry.settling) == (True, False)
+
+    write(whole[:1000], 1000)  # damaged for good
+    assert catalog.models()[0].settling
+    now[0] += 11
+    assert not catalog.look()
+    catalog.read_on(60)
+    assert (catalog.listing()[0].usable, catalog.listing()[0].settling) == (False, False)
+    assert Catalog(models, readings=cache).find("m").error is not None
+
+
+def test_sidecars_are_found_by_their_names(models):
+    path = put(models, "checkpoints/m.safetensors")
+    for name in ("m.png", "m.preview.PNG", "m.json", "m.civitai.info", "other.png"):
+        (path.parent / name).write_bytes(b"x")
+    (entry,) = Catalog(models).models()
+    assert entry.preview is not None
+    assert entry.preview[0] == str(path.parent / "m.preview.PNG")
+    assert [name.rpartition("/")[2] for name in entry.note_files] == ["m.json", "m.civitai.info"]
+
+
+def test_a_yaml_beside_a_file_that_comes_or_changes_makes_it_read_anew(models):
+    path = put(models, "checkpoints/m.safetensors")
+    catalog = Catalog(models)
+    catalog.models()
+    assert not catalog.look()
+    path.with_suffix(".yaml").write_text("model: {}")
+    assert catalog.look()
+    assert not catalog.listing()[0].is_read
+
+
+def test_a_file_is_found_by_its_hash_once_that_is_known(models, tmp_path):
+    write_sparse(models / "checkpoints" / "odd.safetensors", keys("a.b"))
+    path = put(models, "checkpoints/renamed.safetensors")
+    catalog = Catalog(models, hashes=tmp_path / "hashes.json")
+    (tmp_path / "hashes.json").write_text(
+        json.dumps({str(path): {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns, "sha256": "ab" * 32}})
+    )
+    catalog.look()
+    assert catalog.by_hash("ABABABABAB").name == "renamed"
+    assert catalog.by_hash("abab") is None
+    assert catalog.by_hash("0123456789") is None

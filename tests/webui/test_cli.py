@@ -75,7 +75,7 @@ def test_help_is_quick_and_imports_neither_gradio_nor_torch():
 
 def test_models_lists_what_each_file_is_or_why_not(tmp_path):
     settings = settings_for(tmp_path)
-    done = run("models", "--models-dir", str(settings.models_dir))
+    done = run("models", "--data-dir", str(tmp_path), "--models-dir", str(settings.models_dir))
     assert done.exit_code == 0
     lines = done.output.splitlines()
     assert lines[0].split() == ["NAME", "FAMILY", "VARIANT", "PRECISION", "SIZE"]
@@ -84,12 +84,17 @@ def test_models_lists_what_each_file_is_or_why_not(tmp_path):
     assert "fp16" in row
     assert "6.5 GiB" in row
     assert "checkpoints/page.safetensors: " in done.output
-    told = json.loads(run("models", "--json", "--models-dir", str(settings.models_dir)).output)["models"]
+    told = json.loads(
+        run("models", "--json", "--data-dir", str(tmp_path), "--models-dir", str(settings.models_dir)).output
+    )["models"]
     assert {model["name"] for model in told} == {"xl", "page"}
 
 
 def test_models_says_so_when_there_is_none(tmp_path):
-    assert run("models", "--models-dir", str(tmp_path)).output == f"No model files in {tmp_path}.\n"
+    assert (
+        run("models", "--data-dir", str(tmp_path), "--models-dir", str(tmp_path)).output
+        == f"No model files in {tmp_path}.\n"
+    )
 
 
 def test_models_imports_neither_gradio_nor_torch(tmp_path):

@@ -1,0 +1,105 @@
+"""One model file as it is listed: what it is, whether a request may name it, and a sentence where it may not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import ModelUnsupported, UserError
+from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.records.places import Folder, Place
+from backend.records.readings import Stamp
+from backend.records.walk import Found
+
+MAX_NAME = 255
+
+Info = CheckpointInfo | VaeInfo | OtherFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One file: what it is (``info``), why it cannot be read (``error``), or neither while it has not been read.
+
+    Attributes:
+        name: what requests say, see ``names``.
+        root: the tree of another program that it lies in; empty for our own models folder.
+        usable: whether a request may name it where it lies.
+        sentence: what to tell the person; empty for a file that is all right.
+        settling: it looks damaged, but was changed a moment ago and may be on its way; it is looked at again.
+        preview: picture beside it and its time of change in ns; None if there is none.
+        note_files: JSON files beside it, see ``sidecars``.
+    """
+
+    name: str
+    folder: Folder
+    root: str
+    path: Path
+    stamp: Stamp
+    info: Info | None
+    error: UserError | None
+    usable: bool
+    sentence: str
+    settling: bool = False
+    preview: tuple[str, int] | None = None
+    note_files: tuple[str, ...] = ()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its header was looked at."""
+        return self.info is not None or self.error is not None
+
+    @property
+    def file_bytes(self) -> int:
+        """Its size."""
+        return self.stamp.size
+
+
+def make_entry(place: Place, found: Found, name: str, told: Info | UserError | None, *, settling: bool) -> ModelEntry:
+    """The entry of a file whose header told ``told``; None: it has not been read."""
+    error = told if isinstance(told, UserError) else None
+    if len(name) > MAX_NAME or not name.isprintable():  # an undecodable name holds surrogates: not printable either
+        name = "".join(letter if letter.isprintable() else "?" for letter in name)[:MAX_NAME]
+        error = ModelUnsupported(f"The name {name!r} is too long or cannot be written.", "Rename the file.")
+    info = None if isinstance(told, UserError) else told
+    sentence = str(error) if error else "" if info is None else _sentence(info, place.folder)
+    return ModelEntry(
+        name=name,
+        folder=place.folder,
+        root=place.root,
+        path=Path(found.path),
+        stamp=found.stamp,
+        info=info,
+        error=error,
+        usable=not sentence and isinstance(info, {"checkpoints": CheckpointInfo, "vae": VaeInfo}.get(place.folder, ())),
+        sentence=sentence,
+        settling=settling,
+        preview=found.preview,
+        note_files=found.notes,
+    )
+
+
+def refusal(entry: ModelEntry, field: str) -> UserError:
+    """Why a request may not name this file as its ``field``."""
+    if entry.error is not None:
+        return type(entry.error)(entry.error.what, entry.error.todo, field=field)
+    return ModelUnsupported(f"{entry.name} cannot be used here: {entry.sentence}", "Choose another.", field=field)
+
+
+def _sentence(info: Info, folder: Folder) -> str:
+    """What is wrong with a readable file where it lies; empty if nothing."""
+    kind, home = _role(info)
+    if home and home != folder:
+        return f"This is a {kind}; it belongs in models/{home}."
+    if isinstance(info, OtherFile):
+        return info.sentence
+    if not isinstance(info, CheckpointInfo):
+        return ""
+    if info.clip_l is None or info.clip_g is None:
+        return info.refusal or "It has no CLIP text encoders in it: use the file that has all parts in one."
+    return info.refusal
+
+
+def _role(info: Info) -> tuple[str, str]:
+    if isinstance(info, CheckpointInfo):
+        return f"checkpoint ({info.variant})", "checkpoints"
+    return ("VAE", "vae") if isinstance(info, VaeInfo) else (info.kind, info.belongs_in)

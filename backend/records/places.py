@@ -1,0 +1,30 @@
+"""Where model files may lie: the folders of models/, and which kind of file belongs into each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Folder = Literal["checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers"]
+FOLDERS: tuple[Folder, ...] = (
+    "checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of the disk whose files count as lying in models/``folder``.
+
+    Attributes:
+        root: how another program's tree is called where its names clash with ours; empty: our own models folder.
+    """
+
+    folder: Folder
+    top: Path
+    root: str = ""
+
+
+def own_places(models_dir: Path) -> list[Place]:
+    """The folders below our own models folder."""
+    return [Place(folder, models_dir / folder) for folder in FOLDERS]
