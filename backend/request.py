@@ -57,9 +57,20 @@ class GenerationRequest:
     use_t5: Annotated[
         bool, Field(title="Use T5", description="SD3.5: off saves T5's memory and time; long prompts follow less well.")
     ] = True
+    t5_full_length: Annotated[
+        bool, Field(title="T5 at full length", description="Pads T5 to 256 tokens, as diffusers does; otherwise to 77.")
+    ] = False
+    t5_zeros: Annotated[
+        bool,
+        Field(title="Zeros for T5", description="Without T5: 256 zero tokens in its place, as diffusers does it."),
+    ] = False
     emphasis: Annotated[
         Emphasis, Field(title="Emphasis", description="How (word:1.3) acts on CLIP: original restores the mean.")
     ] = "original"
+    emphasis_t5: Annotated[
+        Emphasis,
+        Field(title="Emphasis on T5", description="How (word:1.3) acts on T5, which was trained on plain words."),
+    ] = "ignore"
     clip_skip: Annotated[
         int | None,
         Field(ge=1, le=12, title="Clip skip", description="CLIP layer counted from the last; SDXL and SD3.5 use 2."),

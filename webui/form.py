@@ -21,7 +21,9 @@ RADIOS = frozenset({"resize_mode", "masked_content", "inpaint_area"})
 WRITTEN = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
 
 # Fields that only one family reads: their controls show, and are sent, only while such a checkpoint is chosen.
-FAMILY_OF = {"shift": "sd3", "use_t5": "sd3", "prompt_t5": "sd3"} | dict.fromkeys(
+FAMILY_OF = dict.fromkeys(
+    ("shift", "use_t5", "prompt_t5", "t5_full_length", "t5_zeros", "emphasis_t5"), "sd3"
+) | dict.fromkeys(
     ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), "sdxl"
 )
 

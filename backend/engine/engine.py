@@ -180,6 +180,7 @@ class _Run:
         steps = len(sigmas) - 1
         plan = self._plan(job, steps)
         self.on_event(Planned(job=self.job, plan=plan))
+        engine.manager.drop(engine.manager.switched_off(job.info, request))
         hashes = _HashInBackground(engine.catalog, job)
 
         prompting = engine.prompts.encode(job, engine.manager, steps)
@@ -257,7 +258,7 @@ class _Run:
         if vae_config is None:
             raise ModelUnsupported(f"{info.name} has no VAE.", "Choose one from models/vae.", field="vae")
         return make_plan(
-            engine.manager, request, info, parts,
+            engine.manager, request, info, parts, switched_off=engine.manager.switched_off(info, request),
             activations=activation_bytes(request, info, vae_config, job.batching),
             calls=pipeline.count_calls(job, steps), guidance=job.batching, speeds=engine.speeds,
         )  # fmt: skip

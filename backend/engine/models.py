@@ -23,6 +23,7 @@ from backend.formats.configs import CheckpointInfo, Part, PartSource, VaeInfo
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
+from backend.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,12 @@ class ModelManager:
             leaves.append(resident.key)
             kept -= resident.key.bytes
         return tuple(leaves)
+
+    def switched_off(self, info: CheckpointInfo, request: GenerationRequest) -> tuple[PartKey, ...]:
+        """Residents that the request says to do without: every T5, where its checkpoint has one and it is off."""
+        if info.t5 is None or request.use_t5:
+            return ()
+        return tuple(key for key in self.residents if key.part == "t5")
 
     def get(self, info: CheckpointInfo | VaeInfo, part: Part) -> nn.Module:
         """The module on the device in the policy's dtype, from memory or from its file; others leave if they must.

@@ -40,6 +40,7 @@ def make_plan(
     info: CheckpointInfo,
     parts: Sequence[PartKey],
     *,
+    switched_off: Sequence[PartKey],
     activations: int,
     calls: int,
     guidance: str,
@@ -49,6 +50,7 @@ def make_plan(
 
     Args:
         parts: every part that the job uses, in order of use.
+        switched_off: residents that leave because the request does without them.
         activations: bytes beside the weights (``activation_bytes``).
         calls: network calls of the whole job, an image counted alone (CFG, AND and batches included).
         guidance: "batched" or "two passes".
@@ -57,7 +59,7 @@ def make_plan(
     pixels = (request.width or 0) * (request.height or 0)
     return Plan(
         loads=tuple(str(key) for key in parts if key not in residents),
-        leaves=tuple(str(key) for key in manager.leaving(parts)),
+        leaves=tuple(str(key) for key in dict.fromkeys([*switched_off, *manager.leaving(parts)])),
         needs_bytes=sum(key.bytes for key in parts) + activations,
         budget_bytes=manager.policy.budget_bytes,
         model_calls=calls,

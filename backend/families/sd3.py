@@ -12,7 +12,7 @@ from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.prediction import FlowPrediction, Prediction
 from backend.families.base import Models, Prompts, require_parts
 from backend.families.text_stack import encode_clip_pair
-from backend.formats.configs import CheckpointInfo, Part
+from backend.formats.configs import CheckpointInfo, Part, T5Config
 from backend.request import GenerationRequest
 from backend.text.encode import encode_t5
 from backend.text.tokenize import t5_tokenizer
@@ -37,7 +37,8 @@ class SD3:
     ) -> Conditioning:
         """CLIP tokens padded with zeros to T5's width, then T5's tokens; pooled L (unprojected) and G (projected).
 
-        Without T5 there are the CLIP tokens alone. An empty negative prompt is encoded like any other.
+        Without T5 there are the CLIP tokens alone, or zeros in T5's place if the request wants them. An empty negative
+        prompt is encoded like any other.
         """
         del negative
         pair = encode_clip_pair(models, info, request, prompts)
@@ -45,7 +46,17 @@ class SD3:
         context = F.pad(pair.tokens.float(), (0, width - pair.tokens.shape[-1]))  # (1, 77 n, width)
         if "t5" in prompts and info.t5 is not None:
             model = cast("T5EncoderModel", models["t5"])
-            tokens = encode_t5(model, t5_tokenizer(info), info.t5, prompts["t5"])
+            tokens = encode_t5(
+                model,
+                t5_tokenizer(info),
+                info.t5,
+                prompts["t5"],
+                emphasis=request.emphasis_t5,
+                full_length=request.t5_full_length,
+            )
             context = torch.cat([context, tokens.float()], dim=1)
+        elif request.t5_zeros:
+            length = (info.t5 or T5Config).max_length
+            context = F.pad(context, (0, 0, 0, length))  # (1, 77 n + 256, width)
         pooled = torch.cat([pair.clip_l.pooled_unprojected, pair.clip_g.pooled_projected], dim=-1)
         return Conditioning(context, pooled.float())

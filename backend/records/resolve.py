@@ -170,8 +170,16 @@ def _use_t5(request: GenerationRequest, info: CheckpointInfo, notes: list[str]) 
 
 def _without_effect(request: GenerationRequest, info: CheckpointInfo) -> Sequence[str]:
     notes: list[str] = []
-    if request.prompt_t5 and (info.t5 is None or not request.use_t5):
-        notes.append("The prompt for T5 has no effect: T5 is not used.")
+    reads_t5 = info.t5 is not None and request.use_t5
+    for words, is_set in [
+        ("The prompt for T5", bool(request.prompt_t5)),
+        ("Emphasis on T5", request.emphasis_t5 != "ignore"),
+        ("T5 at full length", request.t5_full_length),
+    ]:
+        if is_set and not reads_t5:
+            notes.append(f"{words} has no effect: T5 is not used.")
+    if request.t5_zeros and (reads_t5 or info.family != "sd3"):
+        notes.append(f"Zeros for T5 have no effect: {'T5 is used' if reads_t5 else f'{info.variant} has no T5'}.")
     sizes = (request.original_width, request.original_height, request.target_width, request.target_height)
     if info.family != "sdxl" and (any(side is not None for side in sizes) or request.crop_left or request.crop_top):
         notes.append(f"Size conditioning (original, crop, target) has no effect on {info.variant}.")

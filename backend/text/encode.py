@@ -76,10 +76,15 @@ def encode_t5(
     prompt: ParsedPrompt,
     *,
     emphasis: Emphasis = "ignore",
+    full_length: bool = False,
 ) -> Tensor:
-    """Encode a prompt with T5: (1, T, width) with T from ``min_length`` to ``max_length``; what is longer is cut."""
+    """Encode a prompt with T5: (1, T, width) with T from ``min_length`` to ``max_length``; what is longer is cut.
+
+    Args:
+        full_length: T is ``max_length`` whatever the prompt, as diffusers pads it.
+    """
     sequence = tokenizer.sequence(prompt, weighted=emphasis != "ignore" and prompt.is_weighted)
-    padding = max(config.min_length - len(sequence.ids), 0)
+    padding = max((config.max_length if full_length else config.min_length) - len(sequence.ids), 0)
     weights = torch.tensor([(*sequence.weights, *(1.0,) * padding)])  # (1, T)
     rows = [(*sequence.ids, *(T5_PAD,) * padding)]
     is_interpolated = emphasis == "interpolate" and bool((weights != 1).any())

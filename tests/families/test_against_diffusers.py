@@ -154,6 +154,32 @@ def test_sd3_conditioning_is_diffusers(engine: Engine, sd3: Any, negative: str):
         close(conditioning.pooled, vector)
 
 
+@pytest.mark.parametrize("prompt", ["a red fox", "fox " * 21], ids=["short", "as long as T5 reads"])
+def test_t5_at_full_length_is_diffusers_padding(engine: Engine, sd3: Any, prompt: str):
+    prompt = prompt.strip()
+    ours = run_pipeline(engine, ask("sd3", prompt=prompt, prompt_clip_l="x", prompt_clip_g="x", t5_full_length=True))
+    with torch.no_grad():
+        context, _, _, _ = sd3.encode_prompt("x", "x", prompt, max_sequence_length=64)
+    assert context.shape[1] == 77 + 64
+    close(ours.prompting.cond[0].at(0).context, context)
+
+
+def test_fact_8_zeros_for_t5_are_diffusers_and_without_them_there_are_clip_s_tokens_alone(engine: Engine, sd3: Any):
+    """Not the same picture: the denoiser's context embedder has a bias, so zeros are read too."""
+    from diffusers import StableDiffusion3Pipeline
+
+    without = StableDiffusion3Pipeline(**(sd3.components | {"text_encoder_3": None, "tokenizer_3": None}))
+    with torch.no_grad():
+        context, empty_context, _, _ = without.encode_prompt(GRAMMAR_FREE["prompt"], None, None, max_sequence_length=64)
+    zeros = run_pipeline(engine, ask("sd3", use_t5=False, t5_zeros=True))
+    assert zeros.prompting.uncond is not None
+    close(zeros.prompting.cond[0].at(0).context, context)
+    close(zeros.prompting.uncond.at(0).context, empty_context)
+    alone = run_pipeline(engine, ask("sd3", use_t5=False))
+    assert torch.equal(alone.prompting.cond[0].at(0).context, zeros.prompting.cond[0].at(0).context[:, :77])
+    assert relative_error(alone.states[-1], zeros.states[-1]) > 0.01
+
+
 @pytest.mark.parametrize("use_t5", [True, False], ids=["T5", "without T5"])
 @pytest.mark.parametrize("negative", ["", "a green hat"], ids=["empty negative", "negative"])
 def test_an_sd3_trajectory_is_diffusers(engine: Engine, sd3: Any, use_t5: bool, negative: str):

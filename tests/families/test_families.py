@@ -100,6 +100,21 @@ def test_t5_s_tokens_follow_clip_s(engine: Engine):
     assert longer.context.shape[1] == 77 + 46  # 45 letters and the end token, more than T5's minimum of 32
 
 
+def test_weights_act_on_t5_only_where_the_request_wants_it(engine: Engine):
+    same_clip = {"prompt_clip_l": "a fox", "prompt_clip_g": "a fox"}
+    plain, weighted, wanted = (
+        positive(encoded(engine, "sd3", prompt=prompt, **same_clip, **fields)).context
+        for prompt, fields in [
+            ("a fox", {}),
+            ("a (fox:1.5)", {}),
+            ("a (fox:1.5)", {"emphasis_t5": "no norm"}),
+        ]
+    )
+    assert torch.equal(plain, weighted)
+    torch.testing.assert_close(wanted[:, 78:81], plain[:, 78:81] * 1.5)  # f, o, x after CLIP's 77 and T5's a
+    assert torch.equal(wanted[:, :78], plain[:, :78])
+
+
 @pytest.mark.parametrize("checkpoint", ["sdxl", "sd3"])
 def test_encoders_with_unequal_numbers_of_chunks_fit_together(engine: Engine, checkpoint: str):
     """The shorter side goes on with the empty prompt's chunk: as if it had ended in BREAKs."""

@@ -147,7 +147,12 @@ def test_what_has_no_effect_is_told():
     answer = resolved(GenerationRequest(shift=3.0, prompt_t5="x"))
     assert answer.request.shift is None
     assert any("Shift has no effect" in note for note in answer.notes)
-    assert any("T5" in note for note in answer.notes)
+    assert "The prompt for T5 has no effect: T5 is not used." in answer.notes
+    off = resolved(GenerationRequest(use_t5=False, emphasis_t5="original", t5_full_length=True, t5_zeros=True), SD3)
+    assert [note.split(" has")[0] for note in off.notes] == ["Emphasis on T5", "T5 at full length"]
+    on = resolved(GenerationRequest(emphasis_t5="original", t5_full_length=True, t5_zeros=True), SD3)
+    assert on.notes == ("Zeros for T5 have no effect: T5 is used.",)
+    assert "SDXL base has no T5" in resolved(GenerationRequest(t5_zeros=True)).notes[0]
     assert "Size conditioning" in resolved(GenerationRequest(crop_left=5), SD3).notes[0]
     assert resolved(GenerationRequest(crop_left=5)).notes == ()
 

@@ -41,10 +41,8 @@
     showFamily();
     easel.emit("models", models);
   };
-  easel.family = () => {
-    const model = models.find((entry) => entry.name === form.shared.checkpoint);
-    return (model && model.family) || "";
-  };
+  easel.checkpoint = () => models.find((entry) => entry.folder === "checkpoints" && entry.name === form.shared.checkpoint);
+  easel.family = () => (easel.checkpoint() || {}).family || "";
   function showFamily() {
     const family = easel.family();
     if (document.body && document.body.dataset.family !== family) {
@@ -102,7 +100,8 @@
   // -- parameters into a tab
 
   const SENT = [
-    "prompt", "negative_prompt", "prompt_clip_l", "prompt_clip_g", "prompt_t5", "use_t5", "emphasis", "clip_skip",
+    "prompt", "negative_prompt", "prompt_clip_l", "prompt_clip_g", "prompt_t5", "use_t5", "t5_full_length",
+    "t5_zeros", "emphasis", "emphasis_t5", "clip_skip",
     "width", "height", "steps", "sampler", "schedule", "shift", "cfg_scale", "cfg_rescale", "guidance_start",
     "guidance_end", "seed", "variation_seed", "variation_strength",
   ];

@@ -4,8 +4,8 @@
 
   const { el } = easel;
   const FAMILIES = { sdxl: "SDXL", sd3: "SD3.5" };
-  const size = (bytes) =>
-    bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : bytes >= 2 ** 20 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${Math.ceil((bytes || 0) / 1024)} KiB`;
+  const size = (easel.size = (bytes) =>
+    bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : bytes >= 2 ** 20 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${Math.ceil((bytes || 0) / 1024)} KiB`);
 
   function card(model) {
     const problem = model.error ? (typeof model.error === "string" ? model.error : `${model.error.what} ${model.error.todo || ""}`.trim()) : model.sentence;

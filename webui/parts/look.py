@@ -27,6 +27,7 @@ SCRIPTS = (
     "painter.js",
     "read_picture.js",
     "models.js",
+    "t5.js",
     "header.js",
 )
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif")

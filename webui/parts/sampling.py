@@ -71,6 +71,10 @@ def _advanced(add: Callable[..., Control]) -> None:
             add("clip_skip", min_width=110)
             add("emphasis", min_width=110)
             add("image_format", min_width=110)
+        with gr.Row(elem_classes=["pair", "only-sd3"]):
+            add("emphasis_t5", min_width=110)
+            add("t5_full_length", min_width=110)
+            add("t5_zeros", min_width=110)
         with gr.Group(elem_classes=["only-sdxl"]):
             for first, second in (("original", "target"), ("crop", None)):
                 with gr.Row(elem_classes=["four"]):
