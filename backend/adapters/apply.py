@@ -1,0 +1,132 @@
+"""Puts adapters into weights and takes them out again, to the bit.
+
+A parameter that is changed gets a new tensor; the checkpoint's own is set aside, not written to (it may be a view of
+the mapped file, which must stay as it is), and comes back by reference. Every change is computed in float32 from the
+checkpoint's own weight and the sum is rounded once, to the parameter's number format, so that the order of adapters
+does not matter and a strength can change any number of times without a trace.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from backend.adapters.formats import Adapter, PlacedChange
+from backend.errors import BadRequest
+from backend.formats.configs import Part
+
+log = logging.getLogger(__name__)
+
+#: What is added to one parameter: each change with its strength.
+Recipe = tuple[tuple[PlacedChange, float], ...]
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """An adapter with the user's strengths; parts without one of their own take ``strength``."""
+
+    adapter: Adapter
+    strength: float = 1.0
+    by_part: Mapping[Part, float] = field(default_factory=dict)
+
+    def strength_of(self, part: Part) -> float:
+        """The multiplier for one network."""
+        return self.by_part.get(part, self.strength)
+
+
+class PatchedWeights:
+    """One network with adapters in its weights: ``use`` says which, ``restore`` brings the checkpoint's bits back.
+
+    While adapters are in, the network must stay on its device and in its number format. Not for use by two threads.
+    """
+
+    def __init__(self, part: Part, module: nn.Module) -> None:
+        self.part: Part = part
+        self.module = module
+        self._own: dict[str, Tensor] = {}  # the checkpoint's tensor of every parameter that is changed now
+        self._recipes: dict[str, Recipe] = {}
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Names of the parameters that are not the checkpoint's now."""
+        return frozenset(self._own)
+
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def use(self, uses: Sequence[AdapterUse]) -> None:
+        """Have exactly these adapters in the weights; only parameters whose recipe changes are computed.
+
+        Raises:
+            BadRequest: if a strength is no finite number, or a weight becomes infinite; the network then holds the
+                checkpoint's bits, as after any other exception.
+        """
+        recipes = _recipes(self.part, uses)
+        try:
+            for name in [name for name in self._recipes if name not in recipes]:
+                self._put_back(name)
+            for name, recipe in recipes.items():
+                if self._recipes.get(name) != recipe:
+                    self._change(name, recipe)
+        except BaseException:
+            self.restore()
+            raise
+
+    def restore(self) -> None:
+        """Put the checkpoint's own tensors back."""
+        for name in list(self._own):
+            self._put_back(name)
+
+    def _change(self, name: str, recipe: Recipe) -> None:
+        parameter = self.module.get_parameter(name)
+        if name not in self._own:
+            # A device's memory is dear: what is set aside waits in main memory, and copies keep every bit.
+            self._own[name] = parameter.data if parameter.device.type == "cpu" else parameter.data.cpu()
+        own = self._own[name].to(parameter.device, torch.float32)
+        changed = own.clone(memory_format=torch.preserve_format)
+        for placed, strength in recipe:
+            placed.region(changed).add_(placed.of(own, strength))
+        rounded = changed.to(parameter.dtype)
+        if not torch.isfinite(rounded).all():
+            raise BadRequest(
+                f"With these adapters {name} grows beyond what its number format can hold.",
+                "Lower their strengths.",
+            )
+        parameter.data = rounded
+        self._recipes[name] = recipe
+
+    def _put_back(self, name: str) -> None:
+        parameter = self.module.get_parameter(name)
+        own = self._own.pop(name)
+        parameter.data = own if own.device == parameter.device else own.to(parameter.device)
+        self._recipes.pop(name, None)
+
+
+@contextmanager
+def applied(modules: Mapping[Part, nn.Module], uses: Sequence[AdapterUse]) -> Iterator[None]:
+    """Have adapters in the weights of some networks inside the block; afterwards every parameter holds its former bits,
+    also after an exception."""
+    patched = [PatchedWeights(part, module) for part, module in modules.items()]
+    try:
+        for weights in patched:
+            weights.use(uses)
+        yield
+    finally:
+        for weights in patched:
+            weights.restore()
+
+
+def _recipes(part: Part, uses: Sequence[AdapterUse]) -> dict[str, Recipe]:
+    """What every parameter gets; adapters of strength 0 give nothing."""
+    recipes: dict[str, list[tuple[PlacedChange, float]]] = {}
+    for use in uses:
+        strength = use.strength_of(part)
+        if not abs(strength) < float("inf"):
+            raise BadRequest(f"The strength of {use.adapter.name} is {strength}.", "Give a finite number.")
+        for name, changes in use.adapter.changes.get(part, {}).items() if strength else ():
+            recipes.setdefault(name, []).extend((change, strength) for change in changes)
+    return {name: tuple(recipe) for name, recipe in recipes.items()}
