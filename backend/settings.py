@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     ] = "auto"
     preview_every: Annotated[int, Field(ge=0, le=150, description="Steps between live previews; 0: none.")] = 1
     jpeg_quality: Annotated[int, Field(ge=1, le=100, description="Quality of JPEG and WebP files.")] = 92
+    hash_models: Annotated[
+        Literal["when idle", "on use"],
+        Field(description="When a model's A1111 hash is computed: while no job runs, or with its first picture."),
+    ] = "when idle"
     threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0: torch decides.")] = 0
 
     @property

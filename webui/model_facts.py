@@ -6,17 +6,30 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.records.hashes import HASH_DIGITS
 
 if TYPE_CHECKING:
-    from backend.records.catalog import ModelEntry
+    from backend.records.entries import ModelEntry
 
 
-def model_json(entry: ModelEntry) -> dict[str, Any]:
-    """One file: ``kind`` is checkpoint, VAE, what it is called otherwise, or null for one that cannot be read."""
+def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any]:
+    """One file: ``kind`` is checkpoint, VAE, what it is called otherwise, or null for one that cannot be read.
+
+    Args:
+        sha256: all digits, if they are known; ``hash`` is A1111's part of them.
+    """
+    address = f"/api/v1/models/{entry.id}"
     told: dict[str, Any] = {
+        "id": entry.id,
         "name": entry.name,
-        "file": entry.path.name,
+        "file": printable(entry.path.name),
         "folder": entry.folder,
+        "root": entry.root,
+        "read": entry.is_read,
+        "settling": entry.settling,
+        "hash": None if sha256 is None else sha256[:HASH_DIGITS],
+        "preview": None if entry.preview is None else f"{address}/preview?v={entry.preview[1]}",
+        "has_notes": bool(entry.note_files),
         "bytes": entry.file_bytes,
         "usable": entry.usable,
         "sentence": entry.sentence,
@@ -42,7 +55,9 @@ def model_json(entry: ModelEntry) -> dict[str, Any]:
             "parts": {part: source.bytes for part, source in info.sources.items()},
             "defaults": asdict(info.defaults),
             "notes": list(info.notes),
-            "questions": [asdict(question) for question in info.questions],
+            "questions": [
+                {**asdict(question), "answer": entry.answers.get(question.about)} for question in info.questions
+            ],
             "prediction_source": info.prediction_source,
         }
     elif isinstance(info, VaeInfo):
@@ -50,3 +65,8 @@ def model_json(entry: ModelEntry) -> dict[str, Any]:
     elif isinstance(info, OtherFile):
         told |= {"kind": info.kind}
     return told
+
+
+def printable(name: str) -> str:
+    """A file name that can be sent as UTF-8: one that cannot be decoded holds surrogates."""
+    return name.encode("utf-8", "replace").decode()

@@ -27,6 +27,8 @@ from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
 from webui.dispatcher import Dispatcher, Patience
 from webui.live import Live
+from webui.model_facts import model_json
+from webui.model_watch import ModelWatch
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +68,17 @@ class Studio:
             patience=patience,
         )
 
+        self._watch = ModelWatch(self.catalog, is_busy=self._has_work, hashing=settings.hash_models == "when idle")
+
     def start(self) -> None:
-        """Start the engine process and hand it jobs; sweep up what killed writers left."""
+        """Start the engine process and hand it jobs; look for models; sweep up what killed writers left."""
         self._dispatcher.start()
+        self._watch.start()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
     def close(self) -> None:
         """End the engine; what waits or runs is done after the next start."""
+        self._watch.stop()
         self._dispatcher.stop()
         self.store.close()
 
@@ -111,15 +117,20 @@ class Studio:
     @property
     def version(self) -> int:
         """Rises whenever a new snapshot would differ."""
-        return self.store.version + self.live.version
+        return self.store.version + self.live.version + self.catalog.version
 
     def snapshot(self) -> dict[str, Any]:
-        """Engine, and the last 30 jobs, newest first; keys as README's REST section lists them. Not to be changed."""
+        """Engine, the models' version, and the last 30 jobs, newest first. Not to be changed."""
         with self._snapshot_lock:
             version = self.version  # read first: what changes meanwhile is told again under the next number
             if self._snapshot["version"] != version:
                 engine = dataclasses.asdict(self.live.engine)
-                self._snapshot = {"version": version, "engine": engine, "jobs": self.jobs_json(SHOWN_JOBS)}
+                self._snapshot = {
+                    "version": version,
+                    "engine": engine,
+                    "models": self.catalog.version,
+                    "jobs": self.jobs_json(SHOWN_JOBS),
+                }
             return self._snapshot
 
     def jobs_json(self, limit: int) -> list[dict[str, Any]]:
@@ -160,6 +171,21 @@ class Studio:
 
         info = self.catalog.checkpoint(checkpoint)
         return count_tokens(info, prompt, "t5") if info.t5 is not None else None
+
+    def models_json(self) -> tuple[int, dict[str, Any]]:
+        """Every model file as page and REST see it, and the catalog's number that it is of."""
+        version = self.catalog.version  # read first, as in ``snapshot``
+        entries = self.catalog.listing()
+        told = {
+            "version": version,
+            "troubles": list(self.catalog.troubles),
+            "unread": sum(not entry.is_read for entry in entries),
+            "models": [model_json(entry, sha256=self.catalog.known_sha256(entry)) for entry in entries],
+        }
+        return version, told
+
+    def _has_work(self) -> bool:
+        return bool(self.store.list(1, states=("queued", "running")))
 
     def _sweep(self) -> None:
         count = self.outputs.sweep() + sweep_temps(self.settings.inputs_dir)

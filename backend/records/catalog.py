@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backend.errors import ModelCorrupt, NotFound, UserError, unknown_name
+from backend.errors import BadRequest, ModelCorrupt, NotFound, UserError, unknown_name
+from backend.formats.answers import check_answer
 from backend.formats.configs import CheckpointInfo, VaeInfo
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
+from backend.records.answers import ModelAnswers
 from backend.records.entries import Info, ModelEntry, make_entry, refusal
 from backend.records.hashes import ModelHashes
 from backend.records.names import name_files
@@ -48,7 +50,7 @@ class Catalog:
     Args:
         models_dir: the folder of checkpoints/, vae/ ...
         models_from: trees of other programs, see ``trees``.
-        hashes, readings: files that remember; None: beside the models, or not at all.
+        hashes, readings, answers: files that remember; None: beside the models, or not at all.
     """
 
     def __init__(
@@ -58,18 +60,22 @@ class Catalog:
         models_from: Sequence[Path] = (),
         hashes: Path | None = None,
         readings: Path | None = None,
+        answers: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         tree = read_trees(models_from)
         self.troubles = tree.troubles
         places = [*own_places(models_dir), *tree.places]
         self._places = sorted(places, key=lambda place: FOLDERS.index(place.folder))
-        self.hashes = ModelHashes(hashes or models_dir / ".hashes.json")
+        self._hashes = ModelHashes(hashes or models_dir / ".hashes.json")
         self._readings = Readings(readings)
+        self._answers = ModelAnswers(answers)
         self._clock = clock
         self._lock = threading.RLock()
         self._walking = threading.Lock()
         self._files: dict[tuple[Place, str], _File] = {}  # in the order in which they are listed
+        self._heeded: tuple[object, object] = (self._hashes.version, self._answers.version)
+        self._looked = False
         self._version = 0
 
     @classmethod
@@ -81,6 +87,7 @@ class Catalog:
             models_from=settings.models_from,
             hashes=data / "hashes.json",
             readings=data / "models.sqlite",
+            answers=data / "answers.json",
         )
 
     @property
@@ -106,6 +113,7 @@ class Catalog:
                 self._files = files
                 self._readings.keep_only(each.path for _, each in found)
                 self._version += changed
+                self._looked = True
                 return changed
 
     def read_on(self, seconds: float) -> bool:
@@ -124,7 +132,9 @@ class Catalog:
     # -- asking
 
     def listing(self) -> list[ModelEntry]:
-        """Every file as it is known now, by folder and name: nothing is walked, nothing is opened."""
+        """Every file as it is known now, by folder and name: after the first time nothing is walked or opened."""
+        if not self._looked:
+            self.look()
         with self._lock:
             return [self._entry(file) for file in self._files.values()]
 
@@ -162,10 +172,17 @@ class Catalog:
         with self._lock:
             files = [file for file in self._files.values() if file.place.folder == folder]
         for file in files:
-            sha256 = self.hashes.known_sha256(Path(file.found.path))
+            sha256 = self._hashes.of(file.found.path, *file.found.stamp[:2])
             if sha256 is not None and sha256.startswith(digits) and self._seen(file).usable:
                 return self._seen(file)
         return None
+
+    def entry(self, entry_id: str) -> ModelEntry:
+        """The entry of this id, which a listing told. Raises ``NotFound``."""
+        for entry in self.listing():
+            if entry.id == entry_id:
+                return entry
+        raise NotFound("This model file is not there (any more).", "Look at the Models tab.")
 
     def default_checkpoint(self) -> ModelEntry:
         """The first usable checkpoint of the user's by name, else a shipped one.
@@ -205,7 +222,41 @@ class Catalog:
 
     def model_hash(self, path: Path) -> str:
         """A1111's hash (10 hex of sha256). It stands in the metadata: compute it before a picture is saved."""
-        return self.hashes.get(path)
+        return self._hashes.get(path)
+
+    def known_sha256(self, entry: ModelEntry) -> str | None:
+        """All 64 digits, if they are known; nothing is computed."""
+        return self._hashes.of(str(entry.path), *entry.stamp[:2])
+
+    def compute_hash(self, entry: ModelEntry, *, pause: Callable[[], bool]) -> None:
+        """Compute and remember the hash of a file in passing; raises as ``ModelHashes.compute``."""
+        self._hashes.compute(entry.path, pause=pause)
+
+    def answer(self, entry: ModelEntry, about: str, answer: str) -> None:
+        """Remember what a person says of a file that cannot tell it itself; it counts at once.
+
+        Raises:
+            BadRequest: the file raises no such question, or the answer is none of its options.
+            DiskFull: it could not be remembered.
+        """
+        if not isinstance(entry.info, CheckpointInfo):
+            raise BadRequest(f"There is nothing to answer about {entry.name}.", field="about")
+        check_answer(entry.info, about, answer)
+        self._answers.set(str(entry.path), entry.stamp, self.known_sha256(entry), about, answer)
+        self.heed()
+
+    def heed(self) -> None:
+        """Notice what was learnt since, by this process or the other: hashes, and answers to questions."""
+        hashes, answers = self._hashes.version, self._answers.version
+        with self._lock:
+            if (hashes, answers) == self._heeded:
+                return
+            if answers != self._heeded[1]:
+                for file in self._files.values():
+                    file.entry = None
+            self._heeded = (hashes, answers)
+            self._version += 1
+        self._answers.settle(self._hashes.of)
 
     # -- one file
 
@@ -231,6 +282,7 @@ class Catalog:
 
     def _seen(self, file: _File) -> ModelEntry:
         """The entry of a file, read if it has not been."""
+        self.heed()
         if self._is_due(file):
             self._readings.put(self._read(file))
         with self._lock:
@@ -254,10 +306,15 @@ class Catalog:
         is_lasting = not is_young and not isinstance(told, NotFound)
         return {file.found.path: (file.found.stamp, told)} if is_lasting else {}
 
+    def _answers_of(self, path: str, stamp: Stamp) -> Mapping[str, str]:
+        return self._answers.of(path, stamp, self._hashes.of(path, *stamp[:2]))
+
     def _entry(self, file: _File) -> ModelEntry:
         if file.entry is None:
             settling = file.again_at is not None
-            file.entry = make_entry(file.place, file.found, file.name, file.told, settling=settling)
+            file.entry = make_entry(
+                file.place, file.found, file.name, file.told, settling=settling, answers_of=self._answers_of
+            )
         return file.entry
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.errors import ModelUnsupported, UserError
+from backend.formats.answers import answered
 from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
 from backend.records.places import Folder, Place
 from backend.records.readings import Stamp
@@ -28,6 +32,7 @@ class ModelEntry:
         settling: it looks damaged, but was changed a moment ago and may be on its way; it is looked at again.
         preview: picture beside it and its time of change in ns; None if there is none.
         note_files: JSON files beside it, see ``sidecars``.
+        answers: what a person said where the file cannot tell; ``info`` is as they say.
     """
 
     name: str
@@ -42,6 +47,12 @@ class ModelEntry:
     settling: bool = False
     preview: tuple[str, int] | None = None
     note_files: tuple[str, ...] = ()
+    answers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """By which page and REST ask for what lies beside it: never by a path."""
+        return hashlib.sha256(f"{self.folder}\0".encode() + os.fsencode(self.path)).hexdigest()[:16]
 
     @property
     def is_read(self) -> bool:
@@ -54,8 +65,20 @@ class ModelEntry:
         return self.stamp.size
 
 
-def make_entry(place: Place, found: Found, name: str, told: Info | UserError | None, *, settling: bool) -> ModelEntry:
-    """The entry of a file whose header told ``told``; None: it has not been read."""
+def make_entry(
+    place: Place,
+    found: Found,
+    name: str,
+    told: Info | UserError | None,
+    *,
+    settling: bool,
+    answers_of: Callable[[str, Stamp], Mapping[str, str]],
+) -> ModelEntry:
+    """The entry of a file whose header told ``told`` (None: it has not been read), with what a person answered."""
+    answers: Mapping[str, str] = {}
+    if isinstance(told, CheckpointInfo) and told.questions:
+        answers = answers_of(found.path, found.stamp)
+        told = answered(told, answers)
     error = told if isinstance(told, UserError) else None
     if len(name) > MAX_NAME or not name.isprintable():  # an undecodable name holds surrogates: not printable either
         name = "".join(letter if letter.isprintable() else "?" for letter in name)[:MAX_NAME]
@@ -75,14 +98,15 @@ def make_entry(place: Place, found: Found, name: str, told: Info | UserError | N
         settling=settling,
         preview=found.preview,
         note_files=found.notes,
+        answers=answers,
     )
 
 
-def refusal(entry: ModelEntry, field: str) -> UserError:
-    """Why a request may not name this file as its ``field``."""
+def refusal(entry: ModelEntry, about: str) -> UserError:
+    """Why a request may not name this file in its field ``about``."""
     if entry.error is not None:
-        return type(entry.error)(entry.error.what, entry.error.todo, field=field)
-    return ModelUnsupported(f"{entry.name} cannot be used here: {entry.sentence}", "Choose another.", field=field)
+        return type(entry.error)(entry.error.what, entry.error.todo, field=about)
+    return ModelUnsupported(f"{entry.name} cannot be used here: {entry.sentence}", "Choose another.", field=about)
 
 
 def _sentence(info: Info, folder: Folder) -> str:

@@ -27,20 +27,30 @@ class ModelHashes:
         self._lock = threading.Lock()
         self._read_at: tuple[int, int] | None = None  # time of change and size of the cache that is in memory
         self._entries: dict[str, Any] = {}
+        self._real: dict[str, str] = {}  # path as it was found -> without links
 
     def known(self, path: Path) -> str | None:
         """The hash if it is remembered and the file is unchanged since; never reads the model."""
-        sha256 = self.known_sha256(path)
-        return None if sha256 is None else sha256[:HASH_DIGITS]
-
-    def known_sha256(self, path: Path) -> str | None:
-        """All 64 digits, as ``known``."""
         try:
-            key, stamp = self._stamp(path)
+            status = path.stat()
         except OSError:
             return None
-        entry = self._read().get(key)
-        if not isinstance(entry, dict) or (entry.get("size"), entry.get("mtime_ns")) != stamp:
+        sha256 = self.of(str(path), status.st_size, status.st_mtime_ns)
+        return None if sha256 is None else sha256[:HASH_DIGITS]
+
+    @property
+    def version(self) -> object:
+        """Another value than before: more hashes are known, perhaps by the other process."""
+        self._read()
+        return self._read_at
+
+    def of(self, path: str, size: int, mtime_ns: int) -> str | None:
+        """All 64 digits for a file as it was found; asks neither the file nor the disk for it."""
+        entries = self._read()
+        if path not in entries:
+            path = self._real.get(path) or self._real.setdefault(path, str(Path(path).resolve()))
+        entry = entries.get(path)
+        if not isinstance(entry, dict) or (entry.get("size"), entry.get("mtime_ns")) != (size, mtime_ns):
             return None
         return str(entry.get("sha256", "")) or None
 

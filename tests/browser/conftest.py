@@ -55,6 +55,7 @@ def serving(folder: Path, command: list[str], port: int | None = None) -> Iterat
     port = port or free_port()
     options = ["--data-dir", str(folder), "--models-dir", str(folder / "models"), "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"EASEL_HASH_MODELS": "on use"}  # the files are holes of gigabytes
     with (folder / "console.txt").open("ab") as console:
         process = subprocess.Popen([sys.executable, *command, *options], env=environment, stdout=console,
                                    stderr=subprocess.STDOUT, cwd=ROOT, stdin=subprocess.PIPE)  # fmt: skip

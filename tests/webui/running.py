@@ -39,6 +39,7 @@ def settings_for(folder: Path, **more: Any) -> Settings:
     (models / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_sparse(models / "checkpoints" / "xl.safetensors", published("sdxl_base"))
     (models / "checkpoints" / "page.safetensors").write_bytes(b"<!doctype html><title>Sign in</title>")
+    more = {"hash_models": "on use", **more}  # the files are holes of gigabytes
     return Settings(data_dir=folder, models_dir=models, port=free_port(), **more)
 
 

@@ -6,11 +6,13 @@ import io
 import json
 import math
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from tests.formats.files import published, write_sparse
 from tests.webui.running import jobs_of, png, running
 
 
@@ -132,14 +134,84 @@ def test_a_picture_is_read_back(here):
     check_error(here.client.post("/api/v1/read", content=b"GIF89a"))
 
 
+def read_models(here):
+    """By name, once every header was read."""
+    end = time.monotonic() + 20
+    while (told := here.client.get("/api/v1/models?look=1").json())["unread"]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return {model["name"]: model for model in told["models"]}
+
+
 def test_models_are_told_with_what_is_wrong_with_them(here):
-    models = {model["name"]: model for model in here.client.get("/api/v1/models").json()["models"]}
+    models = read_models(here)
     assert models["xl"]["family"] == "sdxl"
     assert models["xl"]["precision"] == "fp16"
     assert models["xl"]["usable"]
     assert not models["page"]["usable"]
     assert models["page"]["sentence"]
     assert str(Path(tempfile.gettempdir())) not in json.dumps(models)
+
+
+def test_models_are_told_zipped_and_anew_when_something_changed(here):
+    checkpoints = here.studio.settings.models_dir / "checkpoints"
+    read_models(here)
+    before = here.client.get("/api/v1/models").json()
+    assert here.client.get("/api/v1/state").json()["models"] == before["version"]
+    for number in range(60):
+        (checkpoints / f"junk-{number}.safetensors").write_bytes(b"<html>")
+    try:
+        answer = here.client.get("/api/v1/models?look=1")
+        assert answer.headers["content-encoding"] == "gzip"
+        assert len(answer.json()["models"]) == len(before["models"]) + 60
+        assert here.client.get("/api/v1/state").json()["models"] > before["version"]
+    finally:
+        for path in checkpoints.glob("junk-*"):
+            path.unlink()
+        read_models(here)
+
+
+def test_what_lies_beside_a_model_is_told_by_its_id(here):
+    checkpoints = here.studio.settings.models_dir / "checkpoints"
+    (checkpoints / "xl.json").write_text(json.dumps({"activation text": "<img src=x>a fox"}))
+    (checkpoints / "xl.preview.png").write_bytes(png(800, 400))
+    (checkpoints / "page.png").write_bytes(b"\x89PNG no picture")
+    models = read_models(here)
+    told = here.client.get(f"/api/v1/models/{models['xl']['id']}").json()
+    assert told["sidecar"] == [{"label": "Activation text", "text": "a fox"}]
+    answer = here.client.get(models["xl"]["preview"])
+    assert answer.headers["content-type"] == "image/webp"
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (384, 192)
+    assert here.client.get(models["xl"]["preview"]).content == answer.content
+    (checkpoints / "xl.preview.png").write_bytes(png(400, 400))
+    models = read_models(here)
+    with Image.open(io.BytesIO(here.client.get(models["xl"]["preview"]).content)) as picture:
+        assert picture.size == (384, 384)
+    assert len(list((here.studio.settings.data_dir / "thumbs" / "models").iterdir())) == 1
+    check_error(here.client.get(models["page"]["preview"]), "not_found")
+    for path in ("0" * 16, "..%2f..%2feasel.sqlite", "%00", "xl", "a" * 5000):
+        check_error(here.client.get(f"/api/v1/models/{path}"), "not_found")
+        check_error(here.client.get(f"/api/v1/models/{path}/preview"), "not_found")
+
+
+def test_a_question_is_answered_over_http(here):
+    checkpoints = here.studio.settings.models_dir / "checkpoints"
+    write_sparse(checkpoints / "big.safetensors", published("sd35_large"))
+    (question,) = (model := read_models(here)["big"])["questions"]
+    assert question["answer"] is None
+    other = next(option for option in question["options"] if option != question["assumed"])
+    body = {"model": model["id"], "about": question["about"], "answer": other}
+    told = here.client.post("/api/v1/models/answers", json=body).json()
+    assert told["variant"] == other
+    assert told["questions"][0]["answer"] == other
+    assert read_models(here)["big"]["variant"] == other
+    for wrong in ({"answer": "x"}, {"about": "x"}, {"model": "x"}, {"path": "/etc"}, {"answer": 7}):
+        code = "not_found" if wrong == {"model": "x"} else "bad_request"
+        check_error(here.client.post("/api/v1/models/answers", json={**body, **wrong}), code)
+    foreign = here.client.post("/api/v1/models/answers", json=body, headers={"origin": "http://evil.example"})
+    assert foreign.status_code == 403
+    (checkpoints / "big.safetensors").unlink()
 
 
 def test_registry_schema_and_health(here):

@@ -17,8 +17,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from backend.errors import BadRequest, Internal, NotFound, UserError
 from backend.request import MAX_PROMPT, parse_request, request_schema
 from webui.answers import status_of
-from webui.model_facts import model_json
 from webui.rest.body import check_names, json_object, text
+from webui.rest.models import ModelRoutes
 from webui.studio import Studio
 from webui.thumbs import thumbnail
 
@@ -34,7 +34,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def add_rest(app: FastAPI, studio: Studio) -> None:
     """Add the routes of REST to the application; everything else below /api is a 404 in JSON."""
-    rest = Rest(studio)
+    rest, models = Rest(studio), ModelRoutes(studio)
     routes: list[tuple[str, str, Handler]] = [
         ("GET", "/health", rest.health),
         ("GET", "/api/v1/state", rest.state),
@@ -45,7 +45,10 @@ def add_rest(app: FastAPI, studio: Studio) -> None:
         ("GET", "/api/v1/images/{image_id}", rest.image),
         ("POST", "/api/v1/inputs", rest.store_input),
         ("GET", "/api/v1/inputs/{sha256}", rest.input_picture),
-        ("GET", "/api/v1/models", rest.models),
+        ("GET", "/api/v1/models", models.list),
+        ("POST", "/api/v1/models/answers", models.answer),
+        ("GET", "/api/v1/models/{model_id}", models.one),
+        ("GET", "/api/v1/models/{model_id}/preview", models.preview),
         ("GET", "/api/v1/registry", rest.registry),
         ("GET", "/api/v1/schema", rest.schema),
         ("POST", "/api/v1/tokens", rest.tokens),
@@ -140,11 +143,6 @@ class Rest:
         """A stored input, as PNG."""
         path = await run_in_threadpool(self._studio.inputs.path, request.path_params["sha256"])
         return FileResponse(path, media_type="image/png", headers={"cache-control": FOREVER})
-
-    async def models(self, _request: Request) -> Response:
-        """Every file in the models folder: what it is, or why it cannot be used."""
-        entries = await run_in_threadpool(lambda: [model_json(entry) for entry in self._studio.catalog.models()])
-        return JSONResponse({"models": entries})
 
     async def registry(self, _request: Request) -> Response:
         """Samplers and schedules."""

@@ -1,0 +1,108 @@
+"""Looks after the model folders in the background: new files are noticed, read, and later hashed.
+
+Folders are gone through every few seconds rather than watched by the system: that also sees network drives, linked
+folders and files that grow in place, needs no library, and takes some 50 ms for 5,000 files. Where it takes longer it
+is done more rarely, so that it never costs more than a fiftieth of a core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from backend.errors import Cancelled, UserError
+from backend.records.catalog import Catalog
+from backend.records.entries import ModelEntry
+
+LOOK_SECONDS = 2.0
+LOOK_SHARE = 50  # a look is followed by a pause of so many times its length
+READ_SECONDS = 0.5  # of reading headers before the folders are looked at again
+HASH_AFTER = 30.0  # seconds: page, engine and first picture come first
+BUSY_SECONDS = 0.5  # between two questions whether a job waits or runs
+log = logging.getLogger(__name__)
+
+
+class ModelWatch:
+    """Two threads around a catalog.
+
+    Args:
+        is_busy: whether a job waits or runs: then no hash is computed.
+        hashing: whether hashes are computed before somebody needs them.
+    """
+
+    def __init__(
+        self, catalog: Catalog, *, is_busy: Callable[[], bool], hashing: bool, hash_after: float = HASH_AFTER
+    ) -> None:
+        self._catalog = catalog
+        self._is_busy = is_busy
+        self._hash_after = hash_after
+        self._stopping = threading.Event()
+        self._work = [self._watch, self._hash] if hashing else [self._watch]
+        self._busy_asked = 0.0
+
+    def start(self) -> None:
+        """Begin to look; the first look happens at once."""
+        for work in self._work:
+            threading.Thread(target=work, name=f"models{work.__name__}", daemon=True).start()
+
+    def stop(self) -> None:
+        """End both threads soon."""
+        self._stopping.set()
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            started = time.perf_counter()
+            try:
+                self._catalog.look()
+                took = time.perf_counter() - started
+                while self._catalog.read_on(READ_SECONDS) and not self._stopping.is_set():
+                    time.sleep(0)  # requests come first
+                self._catalog.heed()
+            except Exception:
+                log.exception("a fault while model folders were looked at")
+                took = LOOK_SECONDS
+            self._stopping.wait(max(LOOK_SECONDS, took * LOOK_SHARE))
+
+    def _hash(self) -> None:
+        _be_nice()
+        tried: set[tuple[str, int, int]] = set()
+        self._stopping.wait(self._hash_after)
+        while not self._stopping.is_set():
+            waiting = [entry for entry in self._catalog.listing() if _key(entry) not in tried and self._lacks(entry)]
+            for entry in sorted(waiting, key=lambda entry: (entry.folder != "checkpoints", entry.file_bytes)):
+                tried.add(_key(entry))
+                if self._pause():
+                    return
+                try:
+                    self._catalog.compute_hash(entry, pause=self._pause)
+                except Cancelled:
+                    return
+                except UserError as error:  # gone since
+                    log.info("no hash: %s", error)
+            self._stopping.wait(LOOK_SECONDS * 5)
+
+    def _lacks(self, entry: ModelEntry) -> bool:
+        return entry.info is not None and self._catalog.known_sha256(entry) is None
+
+    def _pause(self) -> bool:
+        """Wait while a job waits or runs; True when the program ends."""
+        if time.monotonic() - self._busy_asked < BUSY_SECONDS:
+            return self._stopping.is_set()
+        while not self._stopping.is_set() and self._is_busy():
+            self._stopping.wait(2 * BUSY_SECONDS)
+        self._busy_asked = time.monotonic()
+        return self._stopping.is_set()
+
+
+def _key(entry: ModelEntry) -> tuple[str, int, int]:
+    return (str(entry.path), entry.stamp.size, entry.stamp.mtime_ns)
+
+
+def _be_nice() -> None:
+    """This thread gets what the others leave; Linux alone knows that of single threads."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
