@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.formats.embeddings import EmbeddingInfo
 from backend.records.hashes import HASH_DIGITS
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "parts": {},
         "defaults": None,
         "notes": [],
+        "vectors": [],
         "questions": [],
     }
     info = entry.info
@@ -60,6 +62,9 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
             ],
             "prediction_source": info.prediction_source,
         }
+    elif isinstance(info, EmbeddingInfo):
+        rows = [{"part": row.part, "count": row.count, "width": row.width} for row in info.vectors]
+        told |= {"kind": "textual inversion", "vectors": rows}
     elif isinstance(info, VaeInfo):
         told |= {"kind": "VAE"}
     elif isinstance(info, OtherFile):

@@ -29,6 +29,7 @@ from backend.formats.configs import (
     VAEConfig,
     VaeInfo,
 )
+from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.kinds import BEFORE_CHECKPOINTS, OTHER_KINDS, Kind, first_kind
 from backend.formats.layout import (
     DENOISER,
@@ -83,7 +84,7 @@ class _Reading:
     questions: tuple[Question, ...] = ()
 
 
-def detect(header: Header) -> CheckpointInfo | VaeInfo | OtherFile:
+def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFile:
     """Family, variant and configuration of a file, or what else it is.
 
     Raises:
@@ -104,7 +105,10 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | OtherFile:
     except ModelCorrupt as error:
         raise ModelCorrupt(f"{header.path.name}: {error.what}", error.todo) from None
     stripped = {key.removeprefix(DENOISER): info for key, info in header.tensors.items()}
-    return _other(header, first_kind(OTHER_KINDS, stripped))
+    kind = first_kind(OTHER_KINDS, stripped)
+    if kind is None and (embedding := embedding_info(header)):
+        return embedding
+    return _other(header, kind)
 
 
 def _checkpoint(header: Header, family: Family, prefix: str) -> CheckpointInfo | OtherFile:

@@ -68,7 +68,6 @@ OTHER_KINDS: Sequence[Kind] = (
     Kind("LoRA", "loras",
          pattern=r"^(lora_|lycoris_)|\.lora_(A|B|down|up|mid)\.|_lora\.(down|up)\.|\.lora\.(down|up)\.|\.lora_linear_layer\."
                  r"|\.(hada_[wt][12]|lokr_[wt][12]|oft_blocks|oft_diag|dora_scale)|\.(diff|diff_b|w_norm)$"),
-    Kind("textual inversion", "embeddings", has=("emb_params", "clip_l", "clip_g"), pattern=r"^string_to_param"),
     Kind("FLUX checkpoint", "",
          has=("double_blocks.0.img_attn.qkv.weight", "single_transformer_blocks.0.attn.to_q.weight")),
     Kind("AuraFlow checkpoint", "", has=("double_layers.0.attn.w1q.weight",)),

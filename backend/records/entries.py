@@ -11,13 +11,16 @@ from pathlib import Path
 from backend.errors import ModelUnsupported, UserError
 from backend.formats.answers import answered
 from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.formats.embeddings import EmbeddingInfo
 from backend.records.places import Folder, Place
 from backend.records.readings import Stamp
 from backend.records.walk import Found
 
 MAX_NAME = 255
 
-Info = CheckpointInfo | VaeInfo | OtherFile
+Info = CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFile
+#: What a request may name in a folder.
+_USED: Mapping[str, type] = {"checkpoints": CheckpointInfo, "vae": VaeInfo, "embeddings": EmbeddingInfo}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ def make_entry(
         stamp=found.stamp,
         info=info,
         error=error,
-        usable=not sentence and isinstance(info, {"checkpoints": CheckpointInfo, "vae": VaeInfo}.get(place.folder, ())),
+        usable=not sentence and isinstance(info, _USED.get(place.folder, ())),
         sentence=sentence,
         settling=settling,
         preview=found.preview,
@@ -126,4 +129,6 @@ def _sentence(info: Info, folder: Folder) -> str:
 def _role(info: Info) -> tuple[str, str]:
     if isinstance(info, CheckpointInfo):
         return f"checkpoint ({info.variant})", "checkpoints"
+    if isinstance(info, EmbeddingInfo):
+        return "textual inversion", "embeddings"
     return ("VAE", "vae") if isinstance(info, VaeInfo) else (info.kind, info.belongs_in)
