@@ -6,6 +6,7 @@ Source: Esser et al. 2024, arXiv:2403.03206, figure 2; MMDiT-X's second attentio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from backend.errors import BadRequest
 from backend.formats.configs import MMDiTConfig
 from backend.nn.attention import PreparedContext, attend, merge_heads
 from backend.nn.layers import Embedder, Mlp, StartsAtZero, sinusoid
+from backend.nn.residuals import spread
 
 TIMESTEP_WAVES = 256  # width of the timestep's sinusoid, the same in every published size
 
@@ -237,7 +239,27 @@ class MMDiT(nn.Module):
         """
         return PreparedContext(((self.context_embedder(context),),), tokens=context.shape[1])
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor | PreparedContext, pooled: Tensor) -> Tensor:
+    def embed_image(self, x: Tensor) -> Tensor:
+        """A latent (B, in_channels, H, W) as tokens with their positions, (B, H * W / patch_size², hidden).
+
+        Raises:
+            BadRequest: if the picture is larger than the position table or no multiple of the patch size.
+        """
+        H, W = x.shape[-2:]
+        patch = self.config.patch_size
+        if H % patch or W % patch:
+            raise BadRequest(f"The latent is {W} x {H}; both sides must be multiples of {patch}.")
+        return self.x_embedder(x) + self.positions(H // patch, W // patch).to(x.dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | PreparedContext,
+        pooled: Tensor,
+        *,
+        residuals: Sequence[Tensor] = (),
+    ) -> Tensor:
         """Run the network once.
 
         Args:
@@ -245,26 +267,27 @@ class MMDiT(nn.Module):
             timestep: (B,), sigma * 1000.
             context: (B, T, context_dim) or (1, T, context_dim), or what ``prepare_context`` made of it.
             pooled: (B, pooled_dim).
+            residuals: image tokens that a guidance network adds after the blocks, (B or 1, N, hidden) each; fewer than
+                blocks serve several in a row.
         Returns:
             (B, out_channels, H, W).
         Raises:
-            BadRequest: if the picture is larger than the position table or no multiple of the patch size.
+            BadRequest: as ``embed_image``.
         """
         B, _, H, W = x.shape
         patch = self.config.patch_size
-        if H % patch or W % patch:
-            raise BadRequest(f"The latent is {W} x {H}; both sides must be multiples of {patch}.")
         if isinstance(context, Tensor):
             context = self.prepare_context(context)
         ((text,),) = context.parts
         text = text.expand(B, -1, -1)
 
-        height, width = H // patch, W // patch
-        h = self.x_embedder(x) + self.positions(height, width).to(x.dtype)
+        h = self.embed_image(x)
         emb = self.t_embedder(sinusoid(timestep, TIMESTEP_WAVES).to(x.dtype)) + self.y_embedder(pooled)
-        for block in self.joint_blocks:
+        for index, block in enumerate(self.joint_blocks):
             text, h = block(text, h, emb)
+            if residuals:
+                h = h + spread(residuals, index, self.config.depth)
         h = self.final_layer(h, emb)
         # (B, height * width, patch * patch * C) -> (B, C, height * patch, width * patch)
-        h = h.view(B, height, width, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
+        h = h.view(B, H // patch, W // patch, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
         return h.reshape(B, -1, H, W)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backend.formats.configs import UNetConfig
 from backend.nn.attention import Attention, PreparedContext
 from backend.nn.layers import FeedForward, SiLU, StartsAtZero, accumulate, sinusoid
+from backend.nn.residuals import UNetResiduals
 
 
 class ResBlock(StartsAtZero, nn.Module):
@@ -215,7 +216,13 @@ class UNet(StartsAtZero, nn.Module):
         return PreparedContext(parts, tokens=context.shape[1])
 
     def forward(
-        self, x: Tensor, timestep: Tensor, context: Tensor | PreparedContext, pooled: Tensor | None = None
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | PreparedContext,
+        pooled: Tensor | None = None,
+        *,
+        residuals: UNetResiduals | None = None,
     ) -> Tensor:
         """Run the network once.
 
@@ -224,6 +231,7 @@ class UNet(StartsAtZero, nn.Module):
             timestep: (B,), 0 to 999, fractions allowed.
             context: (B, T, context_dim) or (1, T, context_dim), or what ``prepare_context`` made of it.
             pooled: (B, label_dim), pooled text features and size sinusoids; None where the config has no label_dim.
+            residuals: what guidance networks add inside.
         Returns:
             (B, out_channels, H, W).
         """
@@ -235,10 +243,14 @@ class UNet(StartsAtZero, nn.Module):
 
         h = x
         skips: list[Tensor] = []
-        for block in self.input_blocks:
+        for index, block in enumerate(self.input_blocks):
             h = block(h, emb, context)
-            skips.append(h)
+            if residuals is not None and index in residuals.inputs:
+                h = h + residuals.inputs[index]
+            skips.append(h if residuals is None or index not in residuals.skips else h + residuals.skips[index])
         h = self.middle_block(h, emb, context)
+        if residuals is not None and residuals.middle is not None:
+            h = h + residuals.middle
         for block in self.output_blocks:
             h = torch.cat([h, skips.pop()], dim=1)
             size = (skips[-1].shape[2], skips[-1].shape[3]) if skips else None
