@@ -67,7 +67,13 @@ def _read(source: PartSource) -> StateDict:
     state: StateDict = {}
     for path in source.paths:
         state |= _read_file(path, source.prefix)
-    return clip_from_open_clip(state) if source.layout == "open_clip" else state
+    match source.layout:
+        case "open_clip":
+            return clip_from_open_clip(state)
+        case "headless":
+            return {f"text_model.{key}": tensor for key, tensor in state.items()}
+        case _:
+            return state
 
 
 def _read_file(path: Path, prefix: str) -> StateDict:

@@ -14,7 +14,8 @@ Part = Literal["denoiser", "vae", "clip_l", "clip_g", "clip_h", "t5"]
 Family = Literal["sdxl", "sdxl_refiner", "sd3", "sd2", "sd1"]
 Prediction = Literal["eps", "v", "flow", "edm", "edm_v"]
 #: How a part's keys are named in its file: our own modules' names, or a table of backend/checkpoints away from them.
-Layout = Literal["canonical", "open_clip", "diffusers", "llama.cpp"]
+#: "headless": a Hugging Face CLIP without the ``text_model.`` before its keys (SD1 files of 2022).
+Layout = Literal["canonical", "open_clip", "headless", "diffusers", "llama.cpp"]
 PARTS: tuple[Part, ...] = ("denoiser", "vae", "clip_l", "clip_g", "clip_h", "t5")
 
 

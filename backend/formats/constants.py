@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from backend.formats.configs import Defaults, LatentConstants
 
+SD1_LATENT = LatentConstants(  # SD2's, too
+    channels=4,
+    scale=0.18215,
+    shift=0.0,
+    rgb_factors=(
+        (0.3512, 0.2297, 0.3227),
+        (0.3250, 0.4974, 0.2350),
+        (-0.2829, 0.1762, 0.2721),
+        (-0.2120, -0.2616, -0.7177),
+    ),
+    rgb_bias=(0.0, 0.0, 0.0),
+)
+
 SDXL_LATENT = LatentConstants(
     channels=4,
     scale=0.13025,
@@ -45,6 +58,10 @@ SD3_LATENT = LatentConstants(
     ),
     rgb_bias=(0.2394, 0.2135, 0.1925),
 )
+
+# As A1111 offers them for the sizes that the two were trained at.
+SD1_DEFAULTS = Defaults(512, 512, steps=20, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)
+SD2_DEFAULTS = Defaults(768, 768, steps=20, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)
 
 # SDXL's makers published no sampler settings; these are the ones its users settled on.
 SDXL_DEFAULTS = Defaults(1024, 1024, steps=25, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)

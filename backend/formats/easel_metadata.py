@@ -70,6 +70,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
     },
     "easel.clip_l": _CLIP,
     "easel.clip_g": _CLIP,
+    "easel.clip_h": _CLIP,
     "easel.t5": {"min_length": _whole(1, 4096), "max_length": _whole(1, 4096)},
     "easel.defaults": {
         "width": _whole(64, 4096),

@@ -1,7 +1,8 @@
 """Where each part of a model lies inside the published single files: key prefixes, as data.
 
 A canonical key is the key of our own module: the original name for U-Net, MMDiT and VAE, the Hugging Face name for
-the text encoders. ``prefix + key`` is what stands in the file, save for CLIP-G of SDXL, which is in open_clip naming.
+the text encoders. ``prefix + key`` is what stands in the file, save for the encoders in open_clip naming and for old
+SD1 files, whose CLIP-L lacks ``text_model.``.
 
 Sources: the files themselves (FORMATS.md 2.1), stable-diffusion.cpp ``model_loader.cpp`` for the nuisance keys.
 """
@@ -25,6 +26,9 @@ PREFIXES: Mapping[Family, Mapping[Part, str]] = {
         "clip_l": "conditioner.embedders.0.transformer.",
         "clip_g": "conditioner.embedders.1.model.",
     },
+    "sdxl_refiner": {"denoiser": DENOISER, "vae": VAE, "clip_g": "conditioner.embedders.0.model."},
+    "sd1": {"denoiser": DENOISER, "vae": VAE, "clip_l": "cond_stage_model.transformer."},
+    "sd2": {"denoiser": DENOISER, "vae": VAE, "clip_h": "cond_stage_model.model."},
     "sd3": {
         "denoiser": DENOISER,
         "vae": VAE,
@@ -35,10 +39,16 @@ PREFIXES: Mapping[Family, Mapping[Part, str]] = {
 }
 
 #: Other prefixes that files in circulation have; the empty one stands for files that hold the denoiser alone.
-OTHER_PREFIXES: Mapping[Part, tuple[str, ...]] = {"denoiser": ("diffusion_model.", ""), "vae": ("vae.",)}
+OTHER_PREFIXES: Mapping[Part, tuple[str, ...]] = {
+    "denoiser": ("diffusion_model.", ""),
+    "vae": ("vae.",),
+    "clip_h": ("conditioner.embedders.0.model.",),
+}
 
 #: Parts whose published naming is open_clip's (fused q, k, v; a bare projection matrix).
-OPEN_CLIP_PARTS: frozenset[tuple[Family, Part]] = frozenset({("sdxl", "clip_g")})
+OPEN_CLIP_PARTS: frozenset[tuple[Family, Part]] = frozenset(
+    {("sdxl", "clip_g"), ("sdxl_refiner", "clip_g"), ("sd2", "clip_h")}
+)
 
 #: Keys that trainers leave in files and that no network reads. Matched against the whole key.
 _NUISANCE = re.compile(

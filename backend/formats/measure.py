@@ -122,7 +122,7 @@ def vae_config(part: Tensors) -> VAEConfig:
 
 
 def clip_config(part: Tensors, *, is_clip_l: bool) -> CLIPConfig:
-    """A CLIP text tower in either naming (Hugging Face or open_clip).
+    """A CLIP text tower in any naming (Hugging Face, with or without ``text_model.``, or open_clip).
 
     Activation and padding are in no file: CLIP-L has quick_gelu and pads with its end token, CLIP-G gelu and 0. The
     two special tokens are the last two of the vocabulary, as in the published one.
@@ -134,8 +134,9 @@ def clip_config(part: Tensors, *, is_clip_l: bool) -> CLIPConfig:
         embeddings, positions, layers = "token_embedding.weight", "positional_embedding", "transformer.resblocks"
         intermediate, projection, axis = "mlp.c_fc.weight", "text_projection", 1  # used as x @ P
     else:
-        embeddings, positions = (f"text_model.embeddings.{n}_embedding.weight" for n in ("token", "position"))
-        layers = "text_model.encoder.layers"
+        root = "" if "embeddings.token_embedding.weight" in part else "text_model."
+        embeddings, positions = (f"{root}embeddings.{n}_embedding.weight" for n in ("token", "position"))
+        layers = f"{root}encoder.layers"
         intermediate, projection, axis = "mlp.fc1.weight", "text_projection.weight", 0
     vocab_size, width = _shape(part, embeddings, 2)
     return CLIPConfig(

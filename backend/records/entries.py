@@ -12,6 +12,7 @@ from backend.errors import ModelUnsupported, UserError
 from backend.formats.answers import answered
 from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
+from backend.formats.families import missing_encoders
 from backend.records.places import Folder, Place
 from backend.records.readings import Stamp
 from backend.records.walk import Found
@@ -121,7 +122,7 @@ def _sentence(info: Info, folder: Folder) -> str:
         return info.sentence
     if not isinstance(info, CheckpointInfo):
         return ""
-    if info.clip_l is None or info.clip_g is None:
+    if missing_encoders(info):
         return info.refusal or "It has no CLIP text encoders in it: use the file that has all parts in one."
     return info.refusal
 

@@ -89,6 +89,62 @@ def test_sd3_medium_with_encoders_has_the_published_numbers(detected):
     assert (info.defaults.steps, info.defaults.cfg_scale, info.defaults.shift) == (50, 5.0, 1.0)
 
 
+REFINER = UNetConfig(
+    4, 4, 384, (1, 2, 4, 4), (2, 2, 2, 2), (0, 0, 4, 4, 4, 4, 0, 0), 4, (0, 0, 0, *(4,) * 6, 0, 0, 0), 1280, 2560
+)
+SD2 = UNetConfig(4, 4, 320, (1, 2, 4, 4), (2, 2, 2, 2), (1,) * 6 + (0, 0), 1, (0, 0, 0, *(1,) * 9), 1024, None)
+SD1 = replace(SD2, context_dim=768, head_dim=None, heads=8, linear_projection=False)
+CLIP_H = CLIPConfig(1024, 24, 16, 4096, 49408, 77, 1024, "gelu", bos=49406, eos=49407, pad=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "variant", "denoiser", "part", "clip", "prefix", "layout", "scale"),
+    [
+        ("sd15", "sd1", "SD1.5", SD1, "clip_l", CLIP_L, "cond_stage_model.transformer.", "canonical", 0.18215),
+        ("sd15_inpaint", "sd1", "SD1.5 inpainting", replace(SD1, in_channels=9), "clip_l", CLIP_L,
+         "cond_stage_model.transformer.", "canonical", 0.18215),
+        ("sd21", "sd2", "SD2", SD2, "clip_h", CLIP_H, "cond_stage_model.model.", "open_clip", 0.18215),
+        ("sdxl_refiner", "sdxl_refiner", "SDXL refiner", REFINER, "clip_g", CLIP_G,
+         "conditioner.embedders.0.model.", "open_clip", 0.13025),
+    ],
+)  # fmt: skip
+def test_families_of_one_encoder_have_the_published_numbers(
+    detected, name, family, variant, denoiser, part, clip, prefix, layout, scale
+):
+    info = detected(published(name))
+    assert isinstance(info, CheckpointInfo)
+    assert (info.family, info.variant, info.denoiser, info.vae) == (family, variant, denoiser, VAE_4)
+    assert {p: c for p in ("clip_l", "clip_g", "clip_h", "t5") if (c := getattr(info, p)) is not None} == {part: clip}
+    assert (info.sources[part].prefix, info.sources[part].layout) == (prefix, layout)
+    assert (info.latent.scale, info.size_multiple) == (scale, 8)
+    assert not info.notes
+
+
+def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
+    return {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in tensors.items()}
+
+
+def test_sd1_file_of_2022_lacks_the_head_of_its_encoder_keys(detected):
+    info = detected(
+        renamed(published("sd15"), "cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
+    )
+    assert (info.clip_l, info.sources["clip_l"].layout) == (CLIP_L, "headless")
+
+
+def test_sd2_encoder_may_stand_where_the_refiners_stands(detected):
+    info = detected(renamed(published("sd21"), "cond_stage_model.model.", "conditioner.embedders.0.model."))
+    assert (info.family, info.clip_h, info.clip_g) == ("sd2", CLIP_H, None)
+
+
+@pytest.mark.parametrize(("name", "channels", "variant"), [
+    ("sd15", 8, "SD1.5 instruct-pix2pix"), ("sd15", 7, "SD1.5 with other inputs"), ("sd21", 9, "SD2 inpainting"),
+    ("sd21", 5, "SD2 depth"), ("sd21", 7, "SD2 with other inputs"),
+])  # fmt: skip
+def test_variants_of_sd1_and_sd2_are_told_by_their_inputs(detected, name, channels, variant):
+    first = {DENOISER + "input_blocks.0.0.weight": ("F16", [320, channels, 3, 3])}
+    assert detected(published(name) | first).variant == variant
+
+
 @pytest.mark.parametrize(
     ("name", "variant", "config", "defaults"),
     [
@@ -163,10 +219,6 @@ def test_bare_denoiser_beside_prefixed_parts_keeps_them_apart(detected):
 @pytest.mark.parametrize(
     ("name", "kind", "folder"),
     [
-        ("sd15", "SD1.5 checkpoint", "checkpoints"),
-        ("sd15_inpaint", "SD1.5 inpainting checkpoint", "checkpoints"),
-        ("sd21", "SD2 checkpoint", "checkpoints"),
-        ("sdxl_refiner", "SDXL refiner", "checkpoints"),
         ("clip_l", "CLIP-L text encoder", "text_encoders"),
         ("clip_g", "CLIP-G text encoder", "text_encoders"),
         ("t5xxl", "T5-XXL text encoder", "text_encoders"),
@@ -174,7 +226,7 @@ def test_bare_denoiser_beside_prefixed_parts_keeps_them_apart(detected):
         ("sdxl_controlnet_diffusers", "ControlNet for SDXL (diffusers naming)", "controlnet"),
     ],
 )
-def test_published_files_that_do_not_run_yet_are_named(detected, name, kind, folder):
+def test_published_files_of_other_kinds_are_named(detected, name, kind, folder):
     info = detected(published(name))
     assert isinstance(info, OtherFile)
     assert (info.kind, info.belongs_in) == (kind, folder)
@@ -255,14 +307,13 @@ def test_other_kinds_of_files_are_named_and_sent_to_their_folder(detected, tenso
     assert 10 <= len(info.sentence) <= 400
 
 
-def test_known_kinds_of_foreign_unets(detected):
+def test_unets_of_families_that_are_not_run_are_named(detected):
     sd21, base = published("sd21"), published("sdxl_base")
-    first = DENOISER + "input_blocks.0.0.weight"
     video = {DENOISER + "input_blocks.1.0.time_stack.in_layers.0.weight": ("F16", [320])}
-    assert detected(sd21 | {first: ("F16", [320, 5, 3, 3])}).kind == "SD2 depth checkpoint"
-    assert detected(sd21 | {first: ("F16", [320, 9, 3, 3])}).kind == "SD2 inpainting checkpoint"
-    assert detected(sd21 | {DENOISER + "label_emb.0.0.weight": ("F16", [1280, 2048])}).kind == "SD2 unCLIP checkpoint"
-    assert detected(published("sd15") | {first: ("F16", [320, 8, 3, 3])}).kind == "SD1.5 instruct-pix2pix checkpoint"
+    label = DENOISER + "label_emb.0.0.weight"
+    assert detected(sd21 | {label: ("F16", [1280, 2048])}).kind == "SD2 unCLIP checkpoint"
+    assert detected(sd21 | {DENOISER + "label_emb.weight": ("F16", [1000, 1024])}).kind == "SD x4 upscaler checkpoint"
+    assert detected(base | {label: ("F16", [1280, 5632])}).kind == "Kolors checkpoint"
     assert detected(base | video).kind == "Stable Video Diffusion checkpoint"
 
 

@@ -8,20 +8,15 @@ import pytest
 import torch
 
 from backend.formats import measure
-from backend.formats.configs import MMDiTConfig, UNetConfig, VAEConfig
+from backend.formats.configs import MMDiTConfig, VAEConfig
 from backend.formats.reader import TensorInfo
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
 from tests import builders
 from tests.formats.files import published
-from tests.formats.test_detect import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_UNET, VAE_4, VAE_16
+from tests.formats.test_detect import REFINER, SD1, SD2, SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_UNET, VAE_4, VAE_16
 
-REFINER = UNetConfig(
-    4, 4, 384, (1, 2, 4, 4), (2, 2, 2, 2), (0, 0, 4, 4, 4, 4, 0, 0), 4, (0, 0, 0, *(4,) * 6, 0, 0, 0), 1280, 2560
-)
-SD2 = UNetConfig(4, 4, 320, (1, 2, 4, 4), (2, 2, 2, 2), (1,) * 6 + (0, 0), 1, (0, 0, 0, *(1,) * 9), 1024, None)
-SD1 = replace(SD2, context_dim=768, head_dim=None, heads=8, linear_projection=False)
 SMALL = replace(SDXL_UNET, res_blocks=(1, 1, 1))
 UNETS = {
     "SDXL": SDXL_UNET,

@@ -1,0 +1,156 @@
+"""A file with a denoiser: its family, its variant, its other parts, and whether they belong together.
+
+It has no branch on a family: what differs between families is a row in ``families.py`` and ``variants.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from backend.errors import ModelCorrupt
+from backend.formats import easel_metadata
+from backend.formats.configs import (
+    CheckpointInfo,
+    CLIPConfig,
+    Family,
+    MMDiTConfig,
+    Part,
+    Prediction,
+    T5Config,
+    UNetConfig,
+)
+from backend.formats.families import FAMILIES, FOREIGN_UNETS, FamilyRow, Network
+from backend.formats.kinds import Kind
+from backend.formats.layout import PREFIXES, is_nuisance, part_tensors
+from backend.formats.measure import Tensors
+from backend.formats.parts import (
+    Parts,
+    check_divides,
+    encoder_configs,
+    find_parts,
+    latent_constants,
+    part_sources,
+    vae_config,
+)
+from backend.formats.reader import Header
+from backend.formats.variants import VARIANTS, Source, Variant
+
+_SCALED_REFUSAL = "Weights with a scale beside them (scaled fp8) are not supported yet."
+
+_ABSENCES: Mapping[Part, str] = {
+    "vae": "It has no VAE.",
+    "clip_l": "It has no CLIP-L text encoder.",
+    "clip_g": "It has no CLIP-G text encoder.",
+    "clip_h": "It has no CLIP-H text encoder.",
+    "t5": "It has no T5 text encoder.",
+}
+
+
+def checkpoint(header: Header, network: Network, prefix: str) -> CheckpointInfo | Kind:
+    """What a file with this network under this prefix is; its other parts are optional.
+
+    Raises:
+        ModelCorrupt: if decisive tensors are missing or misshapen, or parts do not fit each other.
+    """
+    metadata = header.metadata
+    tensors = part_tensors(header.tensors, prefix)
+    measured = network.measured(tensors)
+    denoiser = easel_metadata.overridden(measured, metadata, network.field)
+    if isinstance(denoiser, UNetConfig):
+        foreign = next((row for row in FOREIGN_UNETS if row.when(denoiser, tensors)), None)
+        if foreign is not None:
+            return Kind(foreign.kind, "checkpoints")
+    _check_denoiser(denoiser)
+    family = next(row for row in FAMILIES if row.network is network and row.when(denoiser))
+    source = Source(header.tensors, metadata)
+    variant = next(row for row in VARIANTS[family.name] if row.when(denoiser, source))
+    prediction, speaker = _prediction(family, variant, source)
+    zero_snr = "ztsnr" in header.tensors
+    defaults = variant.defaults or (zero_snr and family.zero_snr_defaults) or family.defaults
+
+    parts = find_parts(header.tensors, family.name, prefix, tensors)
+    latent = latent_constants(family.latent, denoiser.out_channels, metadata)
+    vae = vae_config(parts["vae"][1], metadata) if "vae" in parts else None
+    if vae is not None and vae.latent_channels != latent.channels:
+        raise ModelCorrupt(f"Its VAE has {vae.latent_channels} channels, its denoiser {latent.channels}.")
+    encoders = encoder_configs(parts, metadata)
+    if not variant.refusal:
+        _check_widths(family, denoiser, encoders)
+    sources = part_sources(header, parts)
+    scaled = sources["denoiser"].precision == "fp8 scaled"
+    return CheckpointInfo(
+        path=header.path,
+        name=header.path.stem,
+        family=family.name,
+        variant=variant.name,
+        prediction=prediction,
+        denoiser=denoiser,
+        vae=vae,
+        clip_l=cast("CLIPConfig | None", encoders.get("clip_l")),
+        clip_g=cast("CLIPConfig | None", encoders.get("clip_g")),
+        clip_h=cast("CLIPConfig | None", encoders.get("clip_h")),
+        t5=cast("T5Config | None", encoders.get("t5")),
+        latent=latent,
+        defaults=easel_metadata.overridden(defaults, metadata, "easel.defaults"),
+        size_multiple=family.size_multiple,
+        precision=sources["denoiser"].precision,
+        sources=sources,
+        tokenizer_clip=metadata.get("easel.tokenizer_clip"),
+        tokenizer_t5=metadata.get("easel.tokenizer_t5"),
+        notes=(
+            *((f"v-prediction: the {speaker} says so.",) if prediction == "v" and speaker != "default" else ()),
+            *_absences(family.name, parts),
+            *_leftovers(header.tensors, parts),
+        ),
+        prediction_source=speaker,
+        zero_terminal_snr=zero_snr,
+        questions=variant.questions,
+        refusal=variant.refusal or (_SCALED_REFUSAL if scaled else ""),
+    )
+
+
+def _prediction(family: FamilyRow, variant: Variant, source: Source) -> tuple[Prediction, str]:
+    """What the denoiser's output means, and who says so: the variant, then the marker key, then the metadata."""
+    if variant.prediction is not None or family.prediction == "flow":
+        return variant.prediction or family.prediction, "default"
+    if "v_pred" in source.tensors:
+        return "v", "key v_pred"
+    return ("v", "metadata") if source.says_v() else (family.prediction, "default")
+
+
+def _check_denoiser(denoiser: UNetConfig | MMDiTConfig) -> None:
+    """Numbers that metadata may have set fit those that were measured."""
+    if isinstance(denoiser, MMDiTConfig):
+        check_divides(denoiser.heads, denoiser.hidden, "heads of the MMDiT")
+        return
+    if (denoiser.head_dim is None) == (denoiser.heads is None):
+        raise ModelCorrupt("The header field easel.unet must set either head_dim or heads.")
+    for mult in denoiser.channel_mult:
+        check_divides(denoiser.norm_groups, denoiser.model_channels * mult, "norm groups of the U-Net")
+
+
+def _absences(family: Family, parts: Parts) -> list[str]:
+    return [_ABSENCES[part] for part in PREFIXES[family] if part not in parts]
+
+
+def _leftovers(tensors: Tensors, parts: Parts) -> list[str]:
+    """A note on tensors that no part holds."""
+    prefixes = tuple(prefix for prefix, _ in parts.values())
+    left = sorted(key for key in tensors if not key.startswith(prefixes) and not is_nuisance(key))
+    if not left:
+        return []
+    return [f"{len(left)} tensors belong to no part that is known and are not used: {', '.join(left[:3])}."]
+
+
+def _check_widths(
+    family: FamilyRow, denoiser: UNetConfig | MMDiTConfig, encoders: Mapping[Part, CLIPConfig | T5Config]
+) -> None:
+    """The text encoders give what the denoiser takes: else the first step would fail inside a matrix product."""
+    if any(part not in encoders for part in family.required) or family.fits(denoiser, encoders):
+        return
+    raise ModelCorrupt(
+        f"Its text encoders (widths {', '.join(str(config.width) for config in encoders.values())}) do not fit its "
+        f"denoiser, which takes tokens of width {denoiser.context_dim}.",
+        "Its parts come from different models; use another file.",
+    )

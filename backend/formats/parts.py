@@ -1,0 +1,119 @@
+"""The parts of a model file: where each lies, in which naming and precision, and its configuration.
+
+What the ``easel.*`` fields of the header say stands in place of what was measured, and must fit it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from backend.errors import ModelCorrupt
+from backend.formats import easel_metadata, measure
+from backend.formats.configs import (
+    CLIPConfig,
+    Family,
+    LatentConstants,
+    Layout,
+    Part,
+    PartSource,
+    T5Config,
+    VAEConfig,
+)
+from backend.formats.layout import OTHER_PREFIXES, PREFIXES, is_nuisance, part_tensors
+from backend.formats.measure import Tensors
+from backend.formats.reader import Header
+
+_PRECISIONS: Mapping[str, str] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"} | {
+    "F8_E4M3": "fp8", "F8_E5M2": "fp8",
+}  # fmt: skip
+_SCALED_SUFFIXES = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant")
+
+#: A key that only a part in this naming has.
+_LAYOUT_KEYS: Mapping[str, Layout] = {
+    "positional_embedding": "open_clip",
+    "embeddings.token_embedding.weight": "headless",
+}
+
+Parts = Mapping[Part, tuple[str, Tensors]]  # prefix and tensors of each part that is there
+
+
+def find_parts(tensors: Tensors, family: Family, prefix: str, denoiser: Tensors) -> Parts:
+    """Where each part lies, and what lies there."""
+    parts: dict[Part, tuple[str, Tensors]] = {"denoiser": (prefix, denoiser)}
+    for part, usual in PREFIXES[family].items():
+        for candidate in (usual, *OTHER_PREFIXES.get(part, ())) if part != "denoiser" else ():
+            found = {key: info for key, info in part_tensors(tensors, candidate).items() if not is_nuisance(key)}
+            if found:
+                parts[part] = (candidate, found)
+                break
+    return parts
+
+
+def part_sources(header: Header, parts: Parts) -> dict[Part, PartSource]:
+    """Each part's place in the file."""
+    canonical: Layout = "canonical"
+    return {
+        part: PartSource(
+            paths=(header.path,),
+            prefix=prefix,
+            bytes=sum(info.bytes for info in tensors.values()),
+            precision=precision(tensors),
+            layout=next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical),
+        )
+        for part, (prefix, tensors) in parts.items()
+    }
+
+
+def encoder_configs(parts: Parts, metadata: Mapping[str, str]) -> Mapping[Part, CLIPConfig | T5Config]:
+    """The config of every text encoder that is there."""
+    found: dict[Part, CLIPConfig | T5Config] = {}
+    for part, (_, tensors) in parts.items():
+        if part == "t5":
+            found[part] = easel_metadata.overridden(measure.t5_config(tensors), metadata, "easel.t5")
+        elif part not in ("denoiser", "vae"):
+            found[part] = clip_config(part, tensors, metadata)
+    return found
+
+
+def clip_config(part: Part, tensors: Tensors, metadata: Mapping[str, str]) -> CLIPConfig:
+    """The CLIP tower of these keys. Raises ModelCorrupt: decisive ones are missing or do not fit the metadata."""
+    measured = measure.clip_config(tensors, is_clip_l=part == "clip_l")
+    config = easel_metadata.overridden(measured, metadata, f"easel.{part}")
+    check_divides(config.heads, config.width, f"heads of {part}")
+    if max(config.bos, config.eos, config.pad) >= config.vocab_size:
+        raise ModelCorrupt(f"The header field easel.{part} names a token beyond the vocabulary.")
+    return config
+
+
+def vae_config(tensors: Tensors, metadata: Mapping[str, str]) -> VAEConfig:
+    """The autoencoder of these keys. Raises ModelCorrupt: decisive ones are missing or do not fit the metadata."""
+    config = easel_metadata.overridden(measure.vae_config(tensors), metadata, "easel.vae")
+    for mult in config.channel_mult:
+        check_divides(config.norm_groups, config.channels * mult, "norm groups of the VAE")
+    return config
+
+
+def latent_constants(published: LatentConstants, channels: int, metadata: Mapping[str, str]) -> LatentConstants:
+    """The published constants with what the file says instead. Raises ModelCorrupt: they have other channels."""
+    latent = easel_metadata.overridden(published, metadata, "easel.latent")
+    if latent.channels != channels or len(latent.rgb_factors) != channels:
+        raise ModelCorrupt(f"The latent has {channels} channels; {latent.channels} are known for this family.")
+    return latent
+
+
+def precision(tensors: Tensors) -> str:
+    """The number format of nearly all weights (a few tensors in another one are usual), else "mixed"."""
+    if any(key.endswith(_SCALED_SUFFIXES) for key in tensors):
+        return "fp8 scaled"
+    counted: Counter[str] = Counter()
+    for info in tensors.values():
+        counted[_PRECISIONS.get(info.dtype, info.dtype)] += info.bytes
+    name, most = counted.most_common(1)[0]
+    return name if most >= 0.95 * counted.total() else "mixed"
+
+
+def check_divides(part: int, whole: int, what: str) -> None:
+    """Refuse groups or heads that do not divide their width."""
+    if whole % part:
+        raise ModelCorrupt(f"{part} {what} do not divide its width {whole}.")
