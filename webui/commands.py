@@ -21,6 +21,7 @@ from backend.errors import BadRequest, DiskFull
 from backend.request import parse_request
 from backend.settings import Settings
 from webui.cli_bench import bench
+from webui.cli_convert import convert
 from webui.options import PICTURES, SentenceCommand, request_options, settings_from, settings_options
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def easel(**_: object) -> None:
 
 
 easel.add_command(bench)
+easel.add_command(convert)
 
 
 @easel.command(cls=SentenceCommand)

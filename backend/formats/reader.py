@@ -69,7 +69,7 @@ class _Foreign:
     todo: str
 
 
-_PICKLE_TODO = "Get the .safetensors version: pickled files can run code when they are read."
+_PICKLE_TODO = "Pickles can run code, so they are not loaded. Get the .safetensors version, or: easel convert FILE"
 _AGAIN = "Download it again from the model's page."
 _FOREIGN: Sequence[_Foreign] = (
     _Foreign(
