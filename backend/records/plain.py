@@ -10,6 +10,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,12 @@ def from_text(text: str) -> Any:
         ValueError: the text is damaged, or of another version's records.
     """
     try:
-        return _record(json.loads(text))
+        value = json.loads(text, object_hook=_record)
     except (KeyError, TypeError, AttributeError, ImportError, RecursionError) as error:
         raise ValueError(f"not a record of this version: {error}") from error
+    if not is_dataclass(value) and not isinstance(value, UserError):
+        raise ValueError(f"not a record but a {type(value).__name__}")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -61,24 +65,36 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def _record(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_record(each) for each in value)
-    if not isinstance(value, dict):
-        return value
-    if _PATH in value:
-        return Path(value[_PATH])
-    if _ERROR in value:
-        kind = getattr(errors, value[_ERROR])
-        if not (isinstance(kind, type) and issubclass(kind, UserError)):
-            raise TypeError(f"{value[_ERROR]} is no error of ours")
-        return kind(value["what"], value["todo"], field=value["field"])
-    name = value.pop(_CLASS, None)
-    inside = {key: _record(each) for key, each in value.items()}
-    if name is None:
-        return inside
+def _record(told: dict[str, Any]) -> Any:
+    """What a JSON object stands for; called from the innermost outwards."""
+    for key, value in told.items():
+        if type(value) is list:
+            told[key] = _tuples(value)
+    if _CLASS in told:
+        return _class(told.pop(_CLASS))(**told)
+    if _PATH in told:
+        return Path(told[_PATH])
+    if _ERROR in told:
+        return _error(told[_ERROR])(told["what"], told["todo"], field=told["field"])
+    return told
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if type(value) is list else value
+
+
+@cache
+def _class(name: str) -> type[Any]:
     module, _, kind_name = name.partition(":")
     kind = getattr(importlib.import_module(_HOME + module), kind_name)
     if not (isinstance(kind, type) and is_dataclass(kind)):
         raise TypeError(f"{name} is no record")
-    return kind(**inside)
+    return kind
+
+
+@cache
+def _error(name: str) -> type[UserError]:
+    kind = getattr(errors, name)
+    if not (isinstance(kind, type) and issubclass(kind, UserError)):
+        raise TypeError(f"{name} is no error of ours")
+    return kind

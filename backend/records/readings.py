@@ -122,7 +122,7 @@ class Readings:
 def rules_version() -> str:
     """A number that changes with any line of ``backend.formats``: nobody has to remember to raise it."""
     digest = hashlib.sha256()
-    for source in sorted(Path(next(iter(backend.formats.__path__))).glob("*.py")):
+    for source in sorted(Path(next(iter(backend.formats.__path__))).rglob("*.py")):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 

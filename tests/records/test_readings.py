@@ -33,7 +33,8 @@ def test_errors_come_back_with_code_words_and_field():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[", '{"@class": "os:system"}', '{"@class": "configs:Path", "x": 1}', '{"@class": "configs:OtherFile"}',
+    ["", "[", "[1]", "{}", "7", '{"@class": "os:system"}',
+     '{"@class": "configs:Path", "x": 1}', '{"@class": "configs:OtherFile"}',
      '{"@error": "difflib"}', '{"@class": "configs:Gone", "kind": "x"}'],
 )  # fmt: skip
 def test_a_damaged_text_is_a_value_error(text):
