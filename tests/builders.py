@@ -46,6 +46,10 @@ TINY_UNET_SD1 = UNetConfig(
     heads=4,
     linear_projection=False,
 )
+TINY_UNET_SD2 = replace(
+    TINY_UNET_SD1, model_channels=64, context_dim=128, head_dim=64, heads=None, linear_projection=True
+)
+TINY_UNET_REFINER = replace(TINY_UNET, context_dim=128, label_dim=128 + 5 * 256)  # CLIP-G alone; five sinusoids
 TINY_MMDIT = MMDiTConfig(
     depth=2,
     hidden=128,

@@ -33,8 +33,9 @@ def easel_metadata(
     denoiser: UNetConfig | MMDiTConfig,
     vae: VAEConfig,
     latent: LatentConstants,
-    clip_l: CLIPConfig,
-    clip_g: CLIPConfig,
+    clip_l: CLIPConfig | None = None,
+    clip_g: CLIPConfig | None = None,
+    clip_h: CLIPConfig | None = None,
     t5: T5Config | None = None,
     defaults: Defaults,
     tokenizer_clip: str | None = None,
@@ -51,12 +52,10 @@ def easel_metadata(
         "easel.unet" if is_unet else "easel.mmdit": denoiser,
         "easel.vae": vae,
         "easel.latent": latent,
-        "easel.clip_l": clip_l,
-        "easel.clip_g": clip_g,
         "easel.defaults": defaults,
     }
-    if t5 is not None:
-        configs["easel.t5"] = t5
+    encoders = {"easel.clip_l": clip_l, "easel.clip_g": clip_g, "easel.clip_h": clip_h, "easel.t5": t5}
+    configs |= {field: config for field, config in encoders.items() if config is not None}
     texts = {
         "easel.tokenizer_clip": tokenizer_clip,
         "easel.tokenizer_t5": tokenizer_t5,

@@ -22,7 +22,7 @@ from backend.formats.reader import read_header
 from tests import builders
 from tests.checkpoints import tiny
 
-FAMILIES = ("sdxl", "sd3")
+FAMILIES = tuple(PREFIXES)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,11 @@ def test_loaded_part_computes_what_the_original_does(written, family, part):
         generator = torch.Generator().manual_seed(0)
         if part == "denoiser":
             config = info.denoiser
-            pooled = config.label_dim if family == "sdxl" else config.pooled_dim
+            pooled = config.pooled_dim if family == "sd3" else config.label_dim
+            pooled = pooled and torch.randn(1, pooled, generator=generator)
             x = torch.randn(1, config.in_channels, 8, 8, generator=generator)
             context = torch.randn(1, 5, config.context_dim, generator=generator)
-            out = module(x, torch.tensor([500.0]), context, torch.randn(1, pooled, generator=generator))
+            out = module(x, torch.tensor([500.0]), context, pooled)
         elif part == "vae":
             out = module.encode(torch.rand(1, 3, 16, 16, generator=generator))
         else:
@@ -77,17 +78,13 @@ def test_loaded_part_computes_what_the_original_does(written, family, part):
 def test_written_file_is_detected_with_every_number(written, family):
     info, _ = written[family]
     assert isinstance(info, CheckpointInfo)
-    sdxl = family == "sdxl"
-    assert info.family == family
-    assert info.denoiser == (builders.TINY_UNET if sdxl else builders.TINY_MMDIT_X)
-    assert info.vae == (builders.TINY_VAE if sdxl else builders.TINY_VAE_16)
-    assert info.clip_l == (tiny.CLIP_L if sdxl else replace(tiny.CLIP_L, projection_dim=64))
-    assert info.clip_g == tiny.CLIP_G
-    assert info.t5 == (None if sdxl else tiny.T5)
-    assert info.latent.scale == (0.5 if sdxl else 0.25)
-    assert info.defaults == (tiny.DEFAULTS if sdxl else replace(tiny.DEFAULTS, shift=3.0))
-    assert (info.tokenizer_clip, info.tokenizer_t5) == ('{"a": 1}', None if sdxl else '{"b": 2}')
-    assert (info.precision, info.notes, info.refusal) == ("fp16", (), "")
+    row = tiny.TINY[family]
+    assert (info.family, info.denoiser, info.vae) == (family, row.denoiser, row.vae)
+    told = {part: getattr(info, part) for part in ("clip_l", "clip_g", "clip_h", "t5")}
+    assert {part: config for part, config in told.items() if config is not None} == row.encoders
+    assert (info.latent, info.defaults) == (row.latent, row.defaults)
+    assert (info.tokenizer_clip, info.tokenizer_t5) == ('{"a": 1}', '{"b": 2}' if "t5" in row.encoders else None)
+    assert (info.precision, info.notes) == ("fp16", ())
     assert {part: source.prefix for part, source in info.sources.items()} == PREFIXES[family]
 
 
@@ -208,9 +205,10 @@ def rewritten(tmp_path, tensors, metadata) -> CheckpointInfo:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nuisance_tensors_are_ignored(tmp_path, tensors_of, family):
     tensors, metadata = tensors_of(family)
-    clip_l, clip_g = PREFIXES[family]["clip_l"], PREFIXES[family]["clip_g"]
-    tensors[clip_l + "text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    tensors[clip_g + "logit_scale"] = torch.tensor(4.6)
+    for part in PREFIXES[family]:
+        if part.startswith("clip"):
+            tensors[PREFIXES[family][part] + "text_model.embeddings.position_ids"] = torch.arange(77)[None]
+            tensors[PREFIXES[family][part] + "logit_scale"] = torch.tensor(4.6)
     tensors["alphas_cumprod"] = torch.ones(1000)
     tensors["model_ema.num_updates"] = torch.tensor(3)
     if family == "sd3":
@@ -219,6 +217,14 @@ def test_nuisance_tensors_are_ignored(tmp_path, tensors_of, family):
     info = rewritten(tmp_path, tensors, metadata)
     for part in info.sources:
         load_part(info, part)
+
+
+def test_sd1_file_of_2022_without_the_head_of_its_encoder_keys_loads(tmp_path, written, tensors_of):
+    tensors, metadata = tensors_of("sd1")
+    info = rewritten(tmp_path, {key.replace(".text_model.", "."): t for key, t in tensors.items()}, metadata)
+    before, after = (load_part(i, "clip_l").state_dict() for i in (written["sd1"][0], info))
+    assert list(before) == list(after)
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
 
 
 @pytest.mark.parametrize(("family", "part"), CASES)
