@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from backend.checkpoints.convert import StateDict
+from backend.errors import ModelCorrupt
 from backend.formats.configs import UNetConfig, VAEConfig
 from backend.formats.diffusers_names import (
     MMDIT_FUSED,
@@ -83,6 +84,20 @@ def mmdit_from_diffusers(state: Mapping[str, Tensor]) -> StateDict:
             if key in out:
                 out[key] = swap_halves(out[key])
     return out
+
+
+def from_diffusers(state: Mapping[str, Tensor]) -> StateDict:
+    """A network of diffusers by our names, whichever it is.
+
+    Raises:
+        ModelCorrupt: if tensors that belong in one matrix do not fit each other.
+    """
+    if count_members(state, "transformer_blocks"):
+        try:
+            return mmdit_from_diffusers(state)
+        except RuntimeError as error:
+            raise ModelCorrupt(f"Its q, k and v do not fit each other: {error}.", "Download the file again.") from None
+    return unet_from_diffusers(state) if count_members(state, "down_blocks") else vae_from_diffusers(state)
 
 
 def swap_halves(tensor: Tensor) -> Tensor:

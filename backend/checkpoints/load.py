@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backend.checkpoints.convert import StateDict, clip_from_open_clip
+from backend.checkpoints.diffusers_layout import from_diffusers
 from backend.errors import Internal, ModelCorrupt, ModelUnsupported, NotFound
 from backend.formats.configs import (
     CheckpointInfo,
@@ -70,6 +71,8 @@ def _read(source: PartSource) -> StateDict:
     match source.layout:
         case "open_clip":
             return clip_from_open_clip(state)
+        case "diffusers":
+            return from_diffusers(state)
         case "headless":
             return {f"text_model.{key}": tensor for key, tensor in state.items()}
         case _:

@@ -14,6 +14,7 @@ from backend.formats.configs import (
     CheckpointInfo,
     CLIPConfig,
     Family,
+    Layout,
     MMDiTConfig,
     Part,
     Prediction,
@@ -47,9 +48,12 @@ _ABSENCES: Mapping[Part, str] = {
 }
 
 
-def checkpoint(header: Header, network: Network, prefix: str) -> CheckpointInfo | Kind:
+def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[str, Layout]) -> CheckpointInfo | Kind:
     """What a file with this network under this prefix is; its other parts are optional.
 
+    Args:
+        header: in our names, see ``naming.in_our_names``.
+        layouts: of those prefixes whose parts are in another naming in the file.
     Raises:
         ModelCorrupt: if decisive tensors are missing or misshapen, or parts do not fit each other.
     """
@@ -77,7 +81,7 @@ def checkpoint(header: Header, network: Network, prefix: str) -> CheckpointInfo 
     encoders = encoder_configs(parts, metadata)
     if not variant.refusal:
         _check_widths(family, denoiser, encoders)
-    sources = part_sources(header, parts)
+    sources = part_sources(header, parts, layouts)
     scaled = sources["denoiser"].precision == "fp8 scaled"
     return CheckpointInfo(
         path=header.path,

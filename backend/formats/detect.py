@@ -6,14 +6,17 @@ Checkpoints of the families that are known and VAE files become their configurat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
 from backend.formats.checkpoint import checkpoint
-from backend.formats.configs import CheckpointInfo, OtherFile, PartSource, VaeInfo
+from backend.formats.configs import CheckpointInfo, Layout, OtherFile, PartSource, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.families import NETWORKS
 from backend.formats.kinds import BEFORE_CHECKPOINTS, OTHER_KINDS, Kind, first_kind
 from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE, part_tensors
+from backend.formats.naming import in_our_names
 from backend.formats.parts import latent_constants, precision, vae_config
 from backend.formats.reader import Header
 from backend.formats.variants import VAE_LATENTS
@@ -34,15 +37,16 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFi
     easel_metadata.check_version(header.metadata)
     if kind := first_kind(BEFORE_CHECKPOINTS, header.tensors):
         return _other(header, kind)
+    header, layouts = in_our_names(header)
     try:
         for prefix in _DENOISER_PREFIXES:
             for network in NETWORKS:
                 if prefix + network.key in header.tensors:
-                    info = checkpoint(header, network, prefix)
+                    info = checkpoint(header, network, prefix, layouts)
                     return _other(header, info) if isinstance(info, Kind) else info
         for prefix in _VAE_PREFIXES:
             if all(prefix + key in header.tensors for key in _VAE_KEYS):
-                return _vae_file(header, prefix)
+                return _vae_file(header, prefix, layouts)
     except ModelCorrupt as error:
         raise ModelCorrupt(f"{header.path.name}: {error.what}", error.todo) from None
     stripped = {key.removeprefix(DENOISER): info for key, info in header.tensors.items()}
@@ -52,7 +56,7 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFi
     return _other(header, kind)
 
 
-def _vae_file(header: Header, prefix: str) -> VaeInfo | OtherFile:
+def _vae_file(header: Header, prefix: str, layouts: Mapping[str, Layout]) -> VaeInfo | OtherFile:
     tensors = part_tensors(header.tensors, prefix)
     config = vae_config(tensors, header.metadata)
     if config.latent_channels not in VAE_LATENTS:
@@ -64,7 +68,9 @@ def _vae_file(header: Header, prefix: str) -> VaeInfo | OtherFile:
         name=header.path.stem,
         config=config,
         latent=latent_constants(published, config.latent_channels, header.metadata) if is_told else None,
-        source=PartSource((header.path,), prefix, header.file_bytes, precision(tensors)),
+        source=PartSource(
+            (header.path,), prefix, header.file_bytes, precision(tensors), layouts.get(prefix, "canonical")
+        ),
         notes=() if is_told else (note,),
     )
 

@@ -50,8 +50,8 @@ def find_parts(tensors: Tensors, family: Family, prefix: str, denoiser: Tensors)
     return parts
 
 
-def part_sources(header: Header, parts: Parts) -> dict[Part, PartSource]:
-    """Each part's place in the file."""
+def part_sources(header: Header, parts: Parts, layouts: Mapping[str, Layout]) -> dict[Part, PartSource]:
+    """Each part's place in the file; ``layouts`` as in ``checkpoint``."""
     canonical: Layout = "canonical"
     return {
         part: PartSource(
@@ -59,7 +59,8 @@ def part_sources(header: Header, parts: Parts) -> dict[Part, PartSource]:
             prefix=prefix,
             bytes=sum(info.bytes for info in tensors.values()),
             precision=precision(tensors),
-            layout=next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical),
+            layout=layouts.get(prefix)
+            or next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical),
         )
         for part, (prefix, tensors) in parts.items()
     }
