@@ -1,6 +1,6 @@
-"""What a network's output means: eps, v or velocity, each turned into ``denoised``; only this file knows timesteps.
+"""What a network's output means: eps, v or velocity, each turned into ``denoised``; EDM's kinds are in ``edm.py``.
 
-Inside the samplers ``x`` is ``latent + sigma * noise`` for discrete models (eps, v: the variance-exploding form, which
+Only these two files know timesteps. Inside the samplers ``x`` is ``latent + sigma * noise`` for discrete models (eps, v: the variance-exploding form, which
 the network sees scaled by ``input_scale``) and ``(1 - sigma) * latent + sigma * noise`` for rectified flow. In both,
 ``dx/dsigma = (x - denoised) / sigma``.
 """
@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-PredictionKind = Literal["eps", "v", "flow"]
+PredictionKind = Literal["eps", "v", "flow", "edm", "edm_v"]
 
 TIMESTEPS = 1000
 # Last alpha_bar of a zero-terminal-SNR table, which would be 0: A1111 and ComfyUI write this value, sigma 4518.76.
@@ -35,7 +35,7 @@ class Prediction(Protocol):
 
     @property
     def sigmas(self) -> Tensor:
-        """The trained noise levels, rising, (1000,) float64, on the CPU."""
+        """The trained noise levels, rising, (1000,) float64, on the CPU; EDM has ends only, and 1000 between them."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class Prediction(Protocol):
         ...
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """What the network is told at ``sigma``, float32: 0..999 (fractions allowed), or sigma * 1000 for flow."""
+        """What the network is told at ``sigma``, float32: 0..999 (fractions allowed); flow: sigma * 1000; EDM: ln(sigma) / 4."""
         ...
 
     def sigma(self, timestep: Tensor) -> Tensor:
@@ -132,13 +132,13 @@ class _DiscretePrediction:
         return (sigma**2 + 1).rsqrt()
 
     def add_noise(self, latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        _same_shape(latent, noise)
-        return latent + noise * _per_image(sigma, latent)
+        same_shape(latent, noise)
+        return latent + noise * per_image(sigma, latent)
 
     def start(self, noise: Tensor, sigma: Tensor) -> Tensor:
         # With a zero-terminal-SNR table the network saw x / sqrt(1 + sigma^2) of unit variance at the top.
         scale = (sigma**2 + 1).sqrt() if self.zero_terminal_snr else sigma
-        return noise * _per_image(scale, noise)
+        return noise * per_image(scale, noise)
 
     def alpha(self, sigma: float) -> float:  # noqa: ARG002 - the same for every level
         return 1.0
@@ -157,10 +157,10 @@ class EpsPrediction(_DiscretePrediction):
     kind: PredictionKind = field(default="eps", init=False)
 
     def denoised(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        return x - _per_image(sigma, x) * output.to(x.dtype)
+        return x - per_image(sigma, x) * output.to(x.dtype)
 
     def target(self, latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:  # noqa: ARG002 - the noise at any level
-        _same_shape(latent, noise)
+        same_shape(latent, noise)
         return noise
 
 
@@ -175,12 +175,12 @@ class VPrediction(_DiscretePrediction):
     kind: PredictionKind = field(default="v", init=False)
 
     def denoised(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        level = _per_image(sigma, x)
+        level = per_image(sigma, x)
         return x / (level**2 + 1) - output.to(x.dtype) * (level * (level**2 + 1).rsqrt())
 
     def target(self, latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        _same_shape(latent, noise)
-        level = _per_image(sigma, latent)
+        same_shape(latent, noise)
+        level = per_image(sigma, latent)
         return (noise - level * latent) * (level**2 + 1).rsqrt()
 
 
@@ -226,19 +226,19 @@ class FlowPrediction:
         return torch.ones_like(sigma)
 
     def denoised(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        return x - _per_image(sigma, x) * output.to(x.dtype)
+        return x - per_image(sigma, x) * output.to(x.dtype)
 
     def target(self, latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:  # noqa: ARG002 - the same at any level
-        _same_shape(latent, noise)
+        same_shape(latent, noise)
         return noise - latent
 
     def add_noise(self, latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        _same_shape(latent, noise)
-        level = _per_image(sigma, latent)
+        same_shape(latent, noise)
+        level = per_image(sigma, latent)
         return (1 - level) * latent + level * noise
 
     def start(self, noise: Tensor, sigma: Tensor) -> Tensor:
-        return noise * _per_image(sigma, noise)
+        return noise * per_image(sigma, noise)
 
     def alpha(self, sigma: float) -> float:
         return 1.0 - sigma
@@ -265,13 +265,14 @@ def discrete_sigmas(*, zero_terminal_snr: bool = False) -> Tensor:
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
-def _per_image(sigma: Tensor, x: Tensor) -> Tensor:
+def per_image(sigma: Tensor, x: Tensor) -> Tensor:
     """``sigma`` ready to multiply ``x``: a scalar as it is, (B,) as (B, 1, 1, 1) of dtype and device of ``x``."""
     if sigma.ndim == 0:
         return sigma
     return sigma.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _same_shape(latent: Tensor, noise: Tensor) -> None:
+def same_shape(latent: Tensor, noise: Tensor) -> None:
+    """Refuse a latent and noise of different shapes (ValueError)."""
     if latent.shape != noise.shape:
         raise ValueError(f"latent {tuple(latent.shape)} and noise {tuple(noise.shape)} differ in shape")

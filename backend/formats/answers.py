@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from backend.errors import BadRequest, unknown_name
 from backend.formats.configs import CheckpointInfo, Question
+from backend.formats.predictions import ANSWERS, with_prediction
 from backend.formats.variants import SD3_VARIANTS
 
 Answers = Mapping[str, str]
@@ -47,9 +48,14 @@ def _variant(info: CheckpointInfo, answer: str) -> CheckpointInfo:
     return replace(info, variant=row.name, defaults=row.defaults)
 
 
+def _prediction(info: CheckpointInfo, answer: str) -> CheckpointInfo:
+    prediction, zero_snr = ANSWERS[answer]
+    return with_prediction(info, prediction, "you", zero_snr=zero_snr)
+
+
 def _with_assumption(info: CheckpointInfo, question: Question, answer: str) -> CheckpointInfo:
     questions = tuple(replace(q, assumed=answer) if q is question else q for q in info.questions)
     return replace(info, questions=questions)
 
 
-_SETTERS: Mapping[str, Setter] = {"variant": _variant}
+_SETTERS: Mapping[str, Setter] = {"variant": _variant, "prediction": _prediction}

@@ -117,13 +117,20 @@ class T5Config:
 
 @dataclass(frozen=True)
 class LatentConstants:
-    """Denoiser units are (raw latent - shift) * scale; the factors make a rough RGB preview in [-1, 1]."""
+    """Denoiser units are (raw latent - shift) * scale; the factors make a rough RGB preview in [-1, 1].
+
+    Attributes:
+        means, deviations: of the raw latent by channel where the model was trained on latents made uniform
+            (Playground 2.5): there (raw latent - shift - mean) * scale / deviation. Empty elsewhere.
+    """
 
     channels: int
     scale: float
     shift: float
     rgb_factors: tuple[tuple[float, float, float], ...]
     rgb_bias: tuple[float, float, float]
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,12 +173,14 @@ class Question:
         options: the possibilities, as written for a person.
         assumed: the option that holds until someone answers.
         sentence: the question in words.
+        asks: False where nearly every file is as assumed: it may be answered, but nobody needs to be asked.
     """
 
     about: str
     options: tuple[str, ...]
     assumed: str
     sentence: str
+    asks: bool = True
 
 
 @dataclass(frozen=True)
@@ -184,10 +193,12 @@ class CheckpointInfo:
         variant: as its makers call it: "SDXL base", "SD3.5 Medium" ...
         precision: of the denoiser, as in its ``PartSource``.
         sources: where each part lies; a part that is missing has no entry.
-        prediction_source: who says what the denoiser outputs: "key v_pred", "metadata", "sidecar", "you", "default".
+        prediction_source: who says what the denoiser outputs: "key v_pred", "metadata", "sidecar name.yaml", "weights",
+            "you", "default".
         tokenizer_clip, tokenizer_t5: embedded `tokenizers` JSON; None means the vocabulary that Easel ships.
         notes: sentences for the person, such as what could not be told from the file.
         zero_terminal_snr: the model was trained down to pure noise (marker key `ztsnr`).
+        sigma_range: lowest and highest noise level of an EDM model, where the file tells.
         questions: what the file cannot tell.
         refusal: one sentence why this version does not run the file; empty if it does.
     """
@@ -213,6 +224,7 @@ class CheckpointInfo:
     notes: tuple[str, ...] = ()
     prediction_source: str = "default"
     zero_terminal_snr: bool = False
+    sigma_range: tuple[float, float] | None = None
     questions: tuple[Question, ...] = ()
     refusal: str = ""
 

@@ -59,14 +59,21 @@ SD3_LATENT = LatentConstants(
     rgb_bias=(0.2394, 0.2135, 0.1925),
 )
 
-# As A1111 offers them for the sizes that the two were trained at.
+# As A1111 offers them, at the sizes that the two were trained at.
 SD1_DEFAULTS = Defaults(512, 512, steps=20, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)
-SD2_DEFAULTS = Defaults(768, 768, steps=20, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)
+SD2_DEFAULTS = Defaults(512, 512, steps=20, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)
+SD2_V_DEFAULTS = Defaults(768, 768, steps=20, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)
+SD1_ZERO_SNR_DEFAULTS = Defaults(512, 512, steps=25, cfg_scale=7.0, sampler="euler", schedule="normal", shift=None)
+SD2_ZERO_SNR_DEFAULTS = Defaults(768, 768, steps=25, cfg_scale=7.0, sampler="euler", schedule="normal", shift=None)
 
 # SDXL's makers published no sampler settings; these are the ones its users settled on.
 SDXL_DEFAULTS = Defaults(1024, 1024, steps=25, cfg_scale=7.0, sampler="dpmpp_2m", schedule="karras", shift=None)
 # Karras spacing from sigma 4500 spends most of its steps above any picture, so zero-terminal SNR is spaced in time.
 SDXL_ZERO_SNR_DEFAULTS = Defaults(1024, 1024, steps=28, cfg_scale=5.0, sampler="euler", schedule="normal", shift=None)
+# diffusers' example for CosXL: exponential spacing between the file's own ends.
+COSXL_DEFAULTS = Defaults(1024, 1024, steps=25, cfg_scale=7.0, sampler="euler", schedule="exponential", shift=None)
+# Playground 2.5's model card: guidance 3, 50 steps, DPM++ 2M on the EDM paper's own spacing.
+PLAYGROUND_DEFAULTS = Defaults(1024, 1024, steps=50, cfg_scale=3.0, sampler="dpmpp_2m", schedule="karras", shift=None)
 
 SD3_MEDIUM_DEFAULTS = Defaults(1024, 1024, steps=50, cfg_scale=5.0, sampler="dpmpp_2m", schedule="normal", shift=1.0)
 SD35_MEDIUM_DEFAULTS = Defaults(1024, 1024, steps=50, cfg_scale=5.0, sampler="dpmpp_2m", schedule="normal", shift=3.0)

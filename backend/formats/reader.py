@@ -13,7 +13,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -38,10 +38,16 @@ EMPTY_MARKERS = frozenset({"v_pred", "ztsnr", "scaled_fp8", "lora_controlnet"})
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor as the header tells it; ``dtype`` in safetensors' words ("F16", "BF16", "F8_E4M3" ...)."""
+    """One tensor as the header tells it.
+
+    Attributes:
+        dtype: in safetensors' words ("F16", "BF16", "F8_E4M3" ...).
+        offset: where its first byte stands in the file.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    offset: int = field(default=0, compare=False)
 
     @property
     def bytes(self) -> int:
@@ -116,7 +122,7 @@ def read_header(path: Path) -> Header:
         raise ModelUnsafe(f"{path.name} is not a regular file.", "Move it out of the models folder.")
     with os.fdopen(descriptor, "rb") as file:
         text, length = _header_text(file, path.name, status.st_size)
-    tensors, metadata = _parse(text, path.name, status.st_size - 8 - length)
+    tensors, metadata = _parse(text, path.name, 8 + length, status.st_size)
     return Header(path, MappingProxyType(tensors), MappingProxyType(metadata), status.st_size)
 
 
@@ -154,7 +160,7 @@ def _refuse_foreign(start: bytes, name: str) -> None:
             raise foreign.error(f"{name} {foreign.what}.", foreign.todo)
 
 
-def _parse(text: str, name: str, data_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def _parse(text: str, name: str, data_start: int, file_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Tensors and metadata of a header; every size is bounded before it is parsed."""
     if text.count('"data_offsets"') > MAX_KEYS:  # counted, not parsed: half a million entries take seconds
         raise ModelUnsafe(f"{name} has more than {MAX_KEYS:,} tensors.", "No model that is known has so many.")
@@ -170,14 +176,15 @@ def _parse(text: str, name: str, data_bytes: int) -> tuple[dict[str, TensorInfo]
                 continue
             if key in tensors:
                 raise ModelCorrupt(f"The header of {name} names {key!r} twice.", _AGAIN)
-            tensors[key], begin, end = _tensor(key, value, name)
+            info, begin, end = _tensor(key, value, name)
+            tensors[key] = replace(info, offset=data_start + begin)
             spans.append((begin, end, key))
     except (ValueError, RecursionError) as error:  # json's errors are ValueErrors; so are those of surrogates
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)[:100]  # its place is the window's
         raise ModelCorrupt(f"The header of {name} is not valid: {reason}.", _AGAIN) from None
     if not tensors:
         raise ModelCorrupt(f"{name} holds no tensors.", _AGAIN)
-    _check_spans(spans, name, data_bytes)
+    _check_spans(spans, name, file_bytes - data_start)
     return tensors, metadata or {}
 
 
