@@ -35,6 +35,7 @@ MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]
 InpaintArea = Literal["whole picture", "only masked"]
 Emphasis = Literal["original", "no norm", "interpolate", "ignore"]
 ImageFormat = Literal["png", "jpeg", "webp"]
+PredictionChoice = Literal["eps", "v", "edm_v", "edm"]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -73,13 +74,21 @@ class GenerationRequest:
     ] = "ignore"
     clip_skip: Annotated[
         int | None,
-        Field(ge=1, le=12, title="Clip skip", description="CLIP layer counted from the last; SDXL and SD3.5 use 2."),
+        Field(ge=1, le=12, title="Clip skip", description="CLIP layer counted from the last; SD1.5: 1, others: 2."),
     ] = None
 
     checkpoint: Annotated[
         Name, Field(title="Checkpoint", description="File in models/checkpoints; empty: the first.")
     ] = ""
     vae: Annotated[Name, Field(title="VAE", description="File in models/vae; empty: the checkpoint's own.")] = ""
+    prediction: Annotated[
+        PredictionChoice | None,
+        Field(title="Prediction", description="What the denoiser outputs, whatever its file says."),
+    ] = None
+    zero_terminal_snr: Annotated[
+        bool | None,
+        Field(title="Zero terminal SNR", description="Noise levels up to pure noise; nothing: as the file says."),
+    ] = None
 
     width: Annotated[Side | None, Field(title="Width", description="Pixels.")] = None
     height: Annotated[Side | None, Field(title="Height", description="Pixels.")] = None

@@ -18,14 +18,19 @@ Control = gr.Textbox | gr.Slider | gr.Number | gr.Dropdown | gr.Radio | gr.Check
 TYPED = frozenset({"seed", "variation_seed", "crop_left", "crop_top"})
 AUTOMATIC = frozenset({"clip_skip", "original_width", "original_height", "target_width", "target_height"})
 RADIOS = frozenset({"resize_mode", "masked_content", "inpaint_area"})
-WRITTEN = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
+WRITTEN = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "eps": "eps", "v": "v", "edm": "EDM", "edm_v": "EDM v"}
+OPEN = ("Automatic", "")  # how a choice that may stay empty shows that it is
 
-# Fields that only one family reads: their controls show, and are sent, only while such a checkpoint is chosen.
-FAMILY_OF = dict.fromkeys(
-    ("shift", "use_t5", "prompt_t5", "t5_full_length", "t5_zeros", "emphasis_t5"), "sd3"
-) | dict.fromkeys(
-    ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), "sdxl"
-)
+# Fields that only some families read: their controls show, and are sent, only while such a checkpoint is chosen.
+_UNETS = ("sd1", "sd2", "sdxl", "sdxl_refiner")
+FAMILIES_OF: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("shift", "use_t5", "prompt_t5", "t5_full_length", "t5_zeros", "emphasis_t5"), ("sd3",)),
+    **dict.fromkeys(
+        ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), ("sdxl",)
+    ),
+    **dict.fromkeys(("prompt_clip_l", "prompt_clip_g"), ("sdxl", "sd3")),
+    **dict.fromkeys(("prediction", "zero_terminal_snr"), _UNETS),
+}
 
 
 def field_schema(field: str) -> dict[str, Any]:
@@ -49,15 +54,19 @@ def component(
     """
     schema = field_schema(field)
     value = schema.get("default") if value is None else value
-    classes = [*options.pop("elem_classes", ()), *([f"only-{FAMILY_OF[field]}"] if field in FAMILY_OF else [])]
+    classes = [*options.pop("elem_classes", ()), *(f"only-{family}" for family in FAMILIES_OF.get(field, ()))]
     elem_id = f"{tab}_{field}" if tab else field
     options = {"label": schema["title"], "elem_classes": classes, "elem_id": elem_id, **options}
     if choices is not None:
         return gr.Dropdown(list(choices), value=value, allow_custom_value=True, **options)
     if "enum" in schema:
         kind = gr.Radio if field in RADIOS else gr.Dropdown
-        names: list[str] = schema["enum"]
-        return kind([(WRITTEN.get(n, n.capitalize()), n) for n in names], value=value, **options)
+        named = [(WRITTEN.get(name, name.capitalize()), name) for name in schema["enum"]]
+        if schema["nullable"]:
+            return kind([OPEN, *named], value=value or "", **options)
+        return kind(named, value=value, **options)
+    if schema["type"] == "boolean" and schema["nullable"]:
+        return gr.Dropdown([OPEN, ("Yes", True), ("No", False)], value="" if value is None else value, **options)
     if schema["type"] == "boolean":
         return gr.Checkbox(bool(value), **options)
     if schema["type"] == "string":
@@ -90,7 +99,7 @@ def to_request(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def for_family(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
     """The fields without those that only another family reads."""
-    return {field: value for field, value in fields.items() if FAMILY_OF.get(field, family) == family}
+    return {field: value for field, value in fields.items() if family in FAMILIES_OF.get(field, (family,))}
 
 
 def to_components(fields: Mapping[str, Any], components: Mapping[str, Control]) -> dict[Control, Any]:
@@ -100,7 +109,7 @@ def to_components(fields: Mapping[str, Any], components: Mapping[str, Control]) 
         if field not in fields:
             continue
         value = to_request({field: fields[field]}).get(field)
-        if value is None and not isinstance(component_, gr.Textbox):
+        if value is None and not _may_be_empty(field, component_):
             continue
         try:
             parse_request({field: value} if value is not None else {})
@@ -108,6 +117,14 @@ def to_components(fields: Mapping[str, Any], components: Mapping[str, Control]) 
             continue
         shown[component_] = "" if value is None else str(value) if field in AUTOMATIC else value
     return shown
+
+
+def _may_be_empty(field: str, component_: Control) -> bool:
+    return isinstance(component_, gr.Textbox) or (field_schema(field)["nullable"] and OPEN in _choices(component_))
+
+
+def _choices(component_: Control) -> Sequence[Any]:
+    return getattr(component_, "choices", None) or ()
 
 
 def _whole(value: object) -> object:

@@ -82,11 +82,15 @@ def request_options(command: Command) -> Command:
         if name in PICTURES:
             kind = click.Path(exists=True, dir_okay=False, path_type=Path)
             command = click.option(flag, name, type=kind, help=PICTURES[name])(command)
-        elif schema.get("type") == "boolean":
+        elif _is_switch(schema):
             command = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)(command)
         else:
             command = click.option(flag, name, type=_schema_kind(schema), default=None, help=text)(command)
     return command
+
+
+def _is_switch(schema: Mapping[str, Any]) -> bool:
+    return any(each.get("type") == "boolean" for each in schema.get("anyOf", (schema,)))
 
 
 def _option(name: str, info: FieldInfo) -> Callable[[Command], Command]:

@@ -1,8 +1,8 @@
 """What a network's output means: eps, v or velocity, each turned into ``denoised``; EDM's kinds are in ``edm.py``.
 
-Only these two files know timesteps. Inside the samplers ``x`` is ``latent + sigma * noise`` for discrete models (eps, v: the variance-exploding form, which
-the network sees scaled by ``input_scale``) and ``(1 - sigma) * latent + sigma * noise`` for rectified flow. In both,
-``dx/dsigma = (x - denoised) / sigma``.
+Only these two files know timesteps. Inside the samplers ``x`` is ``latent + sigma * noise`` for discrete models (eps,
+v: the variance-exploding form, which the network sees scaled by ``input_scale``) and for EDM, and
+``(1 - sigma) * latent + sigma * noise`` for rectified flow. In all, ``dx/dsigma = (x - denoised) / sigma``.
 """
 
 # ruff: noqa: D102 - the docstrings of the Protocol hold for its implementations
@@ -49,7 +49,7 @@ class Prediction(Protocol):
         ...
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """What the network is told at ``sigma``, float32: 0..999 (fractions allowed); flow: sigma * 1000; EDM: ln(sigma) / 4."""
+        """What the network is told at ``sigma``, float32: 0..999; flow: 1000 sigma; EDM: ln(sigma) / 4."""
         ...
 
     def sigma(self, timestep: Tensor) -> Tensor:

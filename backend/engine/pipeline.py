@@ -138,7 +138,8 @@ class PromptCache:
         # Whatever is not read by the encoders is taken out, so that a field that is added counts by itself.
         asked = replace(
             request, seed=0, variation_seed=0, variation_strength=0.0, batch_size=1, batch_count=1, sampler=None,
-            schedule=None, shift=None, vae="", cfg_rescale=0.0, guidance_start=0.0, guidance_end=1.0,
+            schedule=None, shift=None, vae="", prediction=None, zero_terminal_snr=None,
+            cfg_rescale=0.0, guidance_start=0.0, guidance_end=1.0,
             cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, mask=None, image_format="png",
         )  # fmt: skip
         files = tuple(manager.key(job.info, part) for part in job.family.text_parts(job.info, request))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from backend.diffusion.conditioning import Conditioning
-from backend.diffusion.prediction import EpsPrediction, Prediction, VPrediction
+from backend.diffusion.prediction import Prediction
 from backend.families.base import Models, Prompts, require_parts
+from backend.families.predictions import unet_prediction
 from backend.families.text_stack import encode_clip_pair
 from backend.formats.configs import CheckpointInfo, Part
 from backend.nn.layers import sinusoid
@@ -18,10 +19,9 @@ SIZE_WAVES = 256  # sinusoid width of each of the six size numbers
 class SDXL:
     """SDXL base checkpoints and narrow ones of the same layout."""
 
-    def prediction(self, info: CheckpointInfo, request: GenerationRequest) -> Prediction:  # noqa: ARG002
-        """Eps, or v where the file says so."""
-        kind = VPrediction if info.prediction == "v" else EpsPrediction
-        return kind(zero_terminal_snr=info.zero_terminal_snr)
+    def prediction(self, info: CheckpointInfo, request: GenerationRequest) -> Prediction:
+        """Eps, v, or EDM's kinds (CosXL, Playground 2.5)."""
+        return unet_prediction(info, request)
 
     def text_parts(self, info: CheckpointInfo, request: GenerationRequest) -> tuple[Part, ...]:  # noqa: ARG002
         """Both CLIP encoders."""

@@ -6,7 +6,12 @@ for the factors of the rough preview (rows: latent channels).
 
 from __future__ import annotations
 
-from backend.formats.configs import Defaults, LatentConstants
+from collections.abc import Mapping
+
+from backend.formats.configs import Defaults, Family, LatentConstants
+
+#: The CLIP layer that a family was trained on, counted from the last as A1111's "Clip skip" counts.
+CLIP_SKIP: Mapping[Family, int] = {"sd1": 1, "sd2": 2, "sdxl": 2, "sdxl_refiner": 2, "sd3": 2}
 
 SD1_LATENT = LatentConstants(  # SD2's, too
     channels=4,

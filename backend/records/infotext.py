@@ -104,6 +104,9 @@ def read_parameters(text: str, registry: Registry) -> Parsed:
         name = _field_of(key)
         if key in _FACT_KEYS:
             facts[_FACT_KEYS[key]] = value[:MAX_SHOWN]
+        elif key == "Noise Schedule":  # A1111's word; "Default" leaves it to the file
+            if value.casefold() == "zero terminal snr":
+                found["zero_terminal_snr"] = True
         elif key == "Mask mode":
             found["invert_mask"] = value.casefold() == "inpaint not masked"
         elif name == "vae" and value in {"None", "Automatic"}:

@@ -15,12 +15,13 @@ from typing import TypeVar
 
 from backend.errors import BadRequest, ModelUnsupported
 from backend.formats.configs import CheckpointInfo, MMDiTConfig, VaeInfo
+from backend.formats.constants import CLIP_SKIP
+from backend.formats.predictions import ALLOWED, DISCRETE, with_prediction
 from backend.records.registry import Registry, registered_name
 from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
 
 MIN_SIDE = 64
 MAX_DRAWN_SEED = 2**32 - 1  # as A1111 draws them
-CLIP_SKIP = 2  # both families take the penultimate layer
 INIT_SIDE = 2048  # an init image's own size is taken up to here ...
 INIT_AREA = 4  # ... and up to so many times the area that the checkpoint was made for
 _FORMAT_SIDES: Mapping[ImageFormat, int] = {"webp": 16_383, "jpeg": 65_500}  # libwebp's and libjpeg's own limits
@@ -56,6 +57,7 @@ def resolve(
         ModelUnsupported: the VAE does not fit the checkpoint.
     """
     notes: list[str] = []
+    request, info = _prediction(request, info, notes)
     _check_vae(request, info, vae)
     _check_clip_skip(request, info)
     _check_format(request, init_size)
@@ -72,13 +74,46 @@ def resolve(
         sampler=registered_name(registry, "samplers", _or(request.sampler, info.defaults.sampler)),
         schedule=registered_name(registry, "schedules", _or(request.schedule, info.defaults.schedule)),
         shift=_shift(request, info, notes),
-        clip_skip=_or(request.clip_skip, CLIP_SKIP),
+        clip_skip=_or(request.clip_skip, CLIP_SKIP[info.family]),
         seed=seeds[0],
         variation_seed=seeds[1],
         use_t5=_use_t5(request, info, notes),
     )
     notes += _without_effect(ready, info)
     return Resolved(ready, tuple(notes))
+
+
+def _prediction(
+    request: GenerationRequest, info: CheckpointInfo, notes: list[str]
+) -> tuple[GenerationRequest, CheckpointInfo]:
+    """The request's own word on what the denoiser outputs, and the checkpoint with the settings that go with it.
+
+    What a person once answered for the file is written into the request: the answer may change, its pictures not.
+    """
+    answered = info.prediction_source == "you"
+    prediction = request.prediction or (info.prediction if answered else None)
+    zero_snr = request.zero_terminal_snr
+    if zero_snr is None and request.prediction is None and answered:
+        zero_snr = info.zero_terminal_snr
+    allowed = ALLOWED[info.family]
+    if prediction is not None and "flow" in allowed:
+        notes.append(f"Prediction has no effect on {info.name}: it is a flow model.")
+        prediction = None
+    elif prediction is not None and prediction not in allowed:
+        raise BadRequest(
+            f"Prediction is {prediction!r}, which no {info.variant} model outputs.",
+            f"Accepted: {', '.join(allowed)}.",
+            field="prediction",
+        )
+    kind = prediction or info.prediction
+    if zero_snr is not None and kind not in DISCRETE:
+        notes.append(f"Zero terminal SNR has no effect on {info.name}, whose noise levels are no table.")
+        zero_snr = None
+    told = replace(request, prediction=prediction, zero_terminal_snr=zero_snr)
+    if prediction is None and zero_snr is None:
+        return told, info
+    is_zero_snr = kind in DISCRETE and _or(zero_snr, info.zero_terminal_snr)
+    return told, with_prediction(info, kind, "you", zero_snr=is_zero_snr)
 
 
 def round_side(pixels: float, multiple: int) -> int:
@@ -199,7 +234,7 @@ def _check_vae(request: GenerationRequest, info: CheckpointInfo, vae: VaeInfo | 
 
 
 def _check_clip_skip(request: GenerationRequest, info: CheckpointInfo) -> None:
-    layers = min((clip.layers for clip in (info.clip_l, info.clip_g) if clip is not None), default=None)
+    layers = min((clip.layers for clip in (info.clip_l, info.clip_g, info.clip_h) if clip is not None), default=None)
     if request.clip_skip is not None and layers is not None and request.clip_skip > layers:
         raise BadRequest(
             f"Clip skip is {request.clip_skip}, but a CLIP encoder of {info.name} has {layers} layers.",

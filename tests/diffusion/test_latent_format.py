@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from backend.diffusion.latent_format import LatentFormat
@@ -25,3 +27,13 @@ def test_preview_is_a_clamped_linear_map() -> None:
     assert rgb.shape == (1, 3, 3, 4)
     torch.testing.assert_close(rgb[0, :, 0, 0], torch.tensor([0.6, -0.25, 0.375]))
     assert float(LatentFormat(CONSTANTS).preview(latent * 100).max()) == 1.0
+
+
+def test_each_channel_may_have_its_own_mean_and_deviation() -> None:
+    """Playground 2.5: (raw - mean) * 0.5 / deviation."""
+    constants = replace(CONSTANTS, scale=0.5, shift=0.0, means=(-1.6574, 1.886), deviations=(8.4927, 5.9022))
+    raw = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    latent = LatentFormat(constants).encode(raw)
+    torch.testing.assert_close(latent[:, 0], (raw[:, 0] + 1.6574) * 0.5 / 8.4927)
+    torch.testing.assert_close(latent[:, 1], (raw[:, 1] - 1.886) * 0.5 / 5.9022)
+    torch.testing.assert_close(LatentFormat(constants).decode(latent), raw)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from backend.diffusion.edm import EdmPrediction, EdmVPrediction
 from backend.diffusion.prediction import EpsPrediction, FlowPrediction, Prediction, VPrediction
 
 ALL = pytest.mark.parametrize(
-    "prediction", [EpsPrediction(), VPrediction(), VPrediction(zero_terminal_snr=True), FlowPrediction(3.0)],
-    ids=["eps", "v", "v zero snr", "flow"],
+    "prediction",
+    [EpsPrediction(), VPrediction(), VPrediction(zero_terminal_snr=True), FlowPrediction(3.0), EdmPrediction(),
+     EdmVPrediction()],
+    ids=["eps", "v", "v zero snr", "flow", "edm", "edm v"],
 )  # fmt: skip
 
 
@@ -31,6 +34,8 @@ def test_the_training_target_means_the_latent(prediction: Prediction, sigma: tor
 @ALL
 def test_timestep_and_sigma_are_inverse(prediction: Prediction) -> None:
     timesteps = torch.tensor([3.5, 250.0, 501.25, 998.0])
+    if prediction.kind.startswith("edm"):
+        timesteps = timesteps / 1000  # a quarter of log sigma
     torch.testing.assert_close(prediction.timestep(prediction.sigma(timesteps)), timesteps, atol=2e-3, rtol=0)
 
 
@@ -97,3 +102,23 @@ def test_shapes_that_differ_and_shifts_below_zero_are_refused() -> None:
         EpsPrediction().add_noise(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 9), torch.tensor(1.0))
     with pytest.raises(ValueError, match="above 0"):
         FlowPrediction(shift=0.0)
+
+
+def test_fact_10_the_last_level_of_zero_terminal_snr_is_4518_not_4096() -> None:
+    """ComfyUI's and A1111's last alpha_bar, 4.897e-8; diffusers writes 2^-24, sigma 4096."""
+    prediction = VPrediction(zero_terminal_snr=True)
+    assert prediction.sigma_max == pytest.approx(4518.76, abs=0.01)
+    ordinary = VPrediction()
+    assert float(prediction.sigmas[0]) == pytest.approx(float(ordinary.sigmas[0]), rel=1e-6)  # only stretched
+    assert float(prediction.start(torch.ones(()), torch.tensor(4518.76))) == pytest.approx(4518.76, rel=1e-6)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+def test_the_zero_terminal_snr_table_is_diffusers_below_its_last_level() -> None:
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
+    )
+    table = VPrediction(zero_terminal_snr=True).sigmas.float()
+    torch.testing.assert_close(scheduler.sigmas[:-1].flip(0)[:-1], table[:-1], rtol=2e-3, atol=0)
+    assert float(scheduler.sigmas[0]) == pytest.approx(4096, rel=1e-3)

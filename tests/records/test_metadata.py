@@ -200,6 +200,16 @@ def test_texts_are_read_as_a1111_reads_them(text, fields):
     assert parse_parameters(text) == fields
 
 
+def test_the_prediction_is_read_back_and_a1111s_noise_schedule_understood():
+    request = GenerationRequest(prompt="a", steps=20, prediction="v", zero_terminal_snr=False)
+    text = parameters_text(request, {}, core_registry())
+    assert "Prediction: v, Zero terminal SNR: False" in text
+    fields = parse_parameters(text)
+    assert (fields["prediction"], fields["zero_terminal_snr"]) == ("v", False)
+    theirs = "a fox\nSteps: 20, Seed: 1, Noise Schedule: Zero Terminal SNR, CFG scale: 5"
+    assert parse_parameters(theirs)["zero_terminal_snr"] is True
+
+
 def test_what_has_no_place_is_named():
     parsed = read_parameters(
         "a\nSteps: 999, Sampler: Restart, Schedule type: Align Your Steps, Size: 3x3, Seed: 1", REGISTRY

@@ -22,6 +22,7 @@ from backend.formats.configs import (
     VAEConfig,
     VaeInfo,
 )
+from backend.formats.constants import SDXL_DEFAULTS
 from backend.records.registry import core_registry
 from backend.records.resolve import max_side, resolve, round_side
 from backend.request import MAX_SEED, GenerationRequest
@@ -214,3 +215,40 @@ def test_a_picture_too_long_for_its_file_format_is_refused():
         resolved(request, init_size=(10, 16_384))
     assert refused.value.field == "image_format"
     assert resolved(replace(request, image_format="png"), init_size=(10, 16_384)).request
+
+
+def test_the_users_word_on_the_prediction_wins_and_brings_its_settings():
+    told = resolved(GenerationRequest(prediction="v", zero_terminal_snr=True), replace(XL, defaults=SDXL_DEFAULTS))
+    assert (told.request.prediction, told.request.zero_terminal_snr) == ("v", True)
+    assert (told.request.sampler, told.request.schedule) == ("euler", "normal")  # Karras would spend itself at 4500
+    assert told.notes == ()
+    assert resolved(told.request, replace(XL, defaults=SDXL_DEFAULTS)).request == told.request
+    own = Defaults(256, 256, 9, 3.0, "euler", "simple", None)  # a file's own settings stay
+    assert resolved(GenerationRequest(prediction="v"), replace(XL, defaults=own)).request.steps == 9
+
+
+def test_an_answer_about_the_prediction_is_written_into_the_request():
+    answered = replace(XL, prediction="v", zero_terminal_snr=True, prediction_source="you")
+    request = resolved(info=answered).request
+    assert (request.prediction, request.zero_terminal_snr) == ("v", True)
+    request = resolved(GenerationRequest(prediction="eps"), answered).request
+    assert (request.prediction, request.zero_terminal_snr) == ("eps", None)
+    assert resolved(info=replace(answered, prediction_source="key v_pred")).request.prediction is None
+
+
+def test_a_prediction_that_the_family_does_not_have_is_refused_or_without_effect():
+    sd1 = replace(XL, family="sd1", variant="SD1.5")
+    with pytest.raises(BadRequest, match="Accepted: eps, v"):
+        resolved(GenerationRequest(prediction="edm"), sd1)
+    told = resolved(GenerationRequest(prediction="v", zero_terminal_snr=True), SD3)
+    assert (told.request.prediction, told.request.zero_terminal_snr) == (None, None)
+    assert len(told.notes) == 2
+    told = resolved(GenerationRequest(zero_terminal_snr=True), replace(XL, prediction="edm_v"))
+    assert told.request.zero_terminal_snr is None
+    assert "no table" in told.notes[0]
+
+
+def test_clip_skip_is_the_familys():
+    """A1111: the last layer for SD1.5; the one before it elsewhere."""
+    for family, layer in [("sd1", 1), ("sd2", 2), ("sdxl", 2)]:
+        assert resolved(info=replace(XL, family=family)).request.clip_skip == layer

@@ -88,6 +88,18 @@ def test_fields_of_another_family_are_not_sent():
     assert for_family(fields, "sd3") == {"prompt": "a", "shift": 3.0, "use_t5": False}
 
 
+def test_a_choice_that_may_stay_empty_can_be_emptied_again():
+    from webui.form import component, to_components, to_request
+
+    controls = {name: component(name) for name in ("prediction", "zero_terminal_snr")}
+    assert [control.value for control in controls.values()] == ["", ""]
+    assert to_request({"prediction": "", "zero_terminal_snr": ""}) == {}
+    shown = to_components({"prediction": "v", "zero_terminal_snr": False}, controls)
+    assert list(shown.values()) == ["v", False]
+    shown = to_components({"prediction": None, "zero_terminal_snr": None}, controls)
+    assert list(shown.values()) == ["", ""]
+
+
 def test_help_is_the_requests_own(gradio):
     from webui.form import help_texts
 

@@ -101,7 +101,7 @@
 
   const SENT = [
     "prompt", "negative_prompt", "prompt_clip_l", "prompt_clip_g", "prompt_t5", "use_t5", "t5_full_length",
-    "t5_zeros", "emphasis", "emphasis_t5", "clip_skip",
+    "t5_zeros", "emphasis", "emphasis_t5", "clip_skip", "prediction", "zero_terminal_snr",
     "width", "height", "steps", "sampler", "schedule", "shift", "cfg_scale", "cfg_rescale", "guidance_start",
     "guidance_end", "seed", "variation_seed", "variation_strength",
   ];

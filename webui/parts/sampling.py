@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from webui.form import Choices, Control, component
+from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
 
 
@@ -71,6 +71,9 @@ def _advanced(add: Callable[..., Control]) -> None:
             add("clip_skip", min_width=110)
             add("emphasis", min_width=110)
             add("image_format", min_width=110)
+        with gr.Row(elem_classes=["pair", *(f"only-{family}" for family in FAMILIES_OF["prediction"])]):
+            add("prediction", min_width=130)
+            add("zero_terminal_snr", min_width=130)
         with gr.Row(elem_classes=["pair", "only-sd3"]):
             add("emphasis_t5", min_width=110)
             add("t5_full_length", min_width=110)
