@@ -6,6 +6,7 @@ It has no branch on a family: what differs between families is a row in ``famili
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 from backend.errors import ModelCorrupt
@@ -17,7 +18,6 @@ from backend.formats.configs import (
     Layout,
     MMDiTConfig,
     Part,
-    Prediction,
     T5Config,
     UNetConfig,
 )
@@ -34,8 +34,9 @@ from backend.formats.parts import (
     part_sources,
     vae_config,
 )
+from backend.formats.predictions import ALLOWED, told_by_file
 from backend.formats.reader import Header
-from backend.formats.variants import VARIANTS, Source, Variant
+from backend.formats.variants import VARIANTS, Source
 
 _SCALED_REFUSAL = "Weights with a scale beside them (scaled fp8) are not supported yet."
 
@@ -69,10 +70,6 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
     family = next(row for row in FAMILIES if row.network is network and row.when(denoiser))
     source = Source(header.tensors, metadata)
     variant = next(row for row in VARIANTS[family.name] if row.when(denoiser, source))
-    prediction, speaker = _prediction(family, variant, source)
-    zero_snr = "ztsnr" in header.tensors
-    defaults = variant.defaults or (zero_snr and family.zero_snr_defaults) or family.defaults
-
     parts = find_parts(header.tensors, family.name, prefix, tensors)
     latent = latent_constants(family.latent, denoiser.out_channels, metadata)
     vae = vae_config(parts["vae"][1], metadata) if "vae" in parts else None
@@ -83,12 +80,12 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
         _check_widths(family, denoiser, encoders)
     sources = part_sources(header, parts, layouts)
     scaled = sources["denoiser"].precision == "fp8 scaled"
-    return CheckpointInfo(
+    info = CheckpointInfo(
         path=header.path,
         name=header.path.stem,
         family=family.name,
         variant=variant.name,
-        prediction=prediction,
+        prediction=ALLOWED[family.name][0],
         denoiser=denoiser,
         vae=vae,
         clip_l=cast("CLIPConfig | None", encoders.get("clip_l")),
@@ -96,31 +93,18 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
         clip_h=cast("CLIPConfig | None", encoders.get("clip_h")),
         t5=cast("T5Config | None", encoders.get("t5")),
         latent=latent,
-        defaults=easel_metadata.overridden(defaults, metadata, "easel.defaults"),
+        defaults=variant.defaults or family.defaults,
         size_multiple=family.size_multiple,
         precision=sources["denoiser"].precision,
         sources=sources,
         tokenizer_clip=metadata.get("easel.tokenizer_clip"),
         tokenizer_t5=metadata.get("easel.tokenizer_t5"),
-        notes=(
-            *((f"v-prediction: the {speaker} says so.",) if prediction == "v" and speaker != "default" else ()),
-            *_absences(family.name, parts),
-            *_leftovers(header.tensors, parts),
-        ),
-        prediction_source=speaker,
-        zero_terminal_snr=zero_snr,
+        notes=(*_absences(family.name, parts), *_leftovers(header.tensors, parts)),
         questions=variant.questions,
         refusal=variant.refusal or (_SCALED_REFUSAL if scaled else ""),
     )
-
-
-def _prediction(family: FamilyRow, variant: Variant, source: Source) -> tuple[Prediction, str]:
-    """What the denoiser's output means, and who says so: the variant, then the marker key, then the metadata."""
-    if variant.prediction is not None or family.prediction == "flow":
-        return variant.prediction or family.prediction, "default"
-    if "v_pred" in source.tensors:
-        return "v", "key v_pred"
-    return ("v", "metadata") if source.says_v() else (family.prediction, "default")
+    info = told_by_file(info, header)
+    return replace(info, defaults=easel_metadata.overridden(info.defaults, metadata, "easel.defaults"))
 
 
 def _check_denoiser(denoiser: UNetConfig | MMDiTConfig) -> None:

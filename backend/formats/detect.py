@@ -1,7 +1,8 @@
 """Says what a model file is, from the keys and shapes of its header; never from its name.
 
 Checkpoints of the families that are known and VAE files become their configurations; everything else becomes an
-``OtherFile`` that says what it looks like and where it belongs. No tensor is read.
+``OtherFile`` that says what it looks like and where it belongs. No tensor is read but the few small ones
+that ``predictions.py`` names.
 """
 
 from __future__ import annotations

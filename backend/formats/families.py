@@ -22,7 +22,6 @@ from backend.formats.configs import (
     LatentConstants,
     MMDiTConfig,
     Part,
-    Prediction,
     T5Config,
     UNetConfig,
 )
@@ -55,9 +54,7 @@ class FamilyRow:
         when: whether a denoiser of this network is of this family.
         required: text encoders that a prompt needs (what else ``layout.PREFIXES`` names is optional).
         fits: whether the encoders, of which all required ones are there, give what the denoiser takes.
-        prediction: what the output means unless the file says otherwise.
-        defaults: for variants that have none of their own.
-        zero_snr_defaults: in their place for a file trained down to pure noise.
+        defaults: for variants that have none of their own; ``predictions.py`` has those of other kinds of output.
         size_multiple: picture sides are multiples of it, in pixels.
     """
 
@@ -69,8 +66,6 @@ class FamilyRow:
     latent: LatentConstants
     defaults: Defaults
     size_multiple: int
-    prediction: Prediction = "eps"
-    zero_snr_defaults: Defaults | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,6 @@ FAMILIES: Sequence[FamilyRow] = (
         when=lambda c: c.label_dim is not None,
         required=("clip_l", "clip_g"), fits=_fits_sdxl,
         latent=constants.SDXL_LATENT, defaults=constants.SDXL_DEFAULTS, size_multiple=8,
-        zero_snr_defaults=constants.SDXL_ZERO_SNR_DEFAULTS,
     ),
     FamilyRow(
         "sd1", _UNET,
@@ -139,7 +133,6 @@ FAMILIES: Sequence[FamilyRow] = (
         when=lambda _: True,
         required=("clip_l", "clip_g"), fits=_fits_sd3,
         latent=constants.SD3_LATENT, defaults=constants.SD35_LARGE_DEFAULTS, size_multiple=16,
-        prediction="flow",
     ),
 )  # fmt: skip
 

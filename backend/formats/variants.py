@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.formats import constants
-from backend.formats.configs import Defaults, Family, LatentConstants, MMDiTConfig, Prediction, Question, UNetConfig
+from backend.formats.configs import Defaults, Family, LatentConstants, MMDiTConfig, Question, UNetConfig
 from backend.formats.reader import TensorInfo
 
 
@@ -31,10 +31,6 @@ class Source:
             "turbo" in self.metadata.get(f"modelspec.{field}", "").lower() for field in ("title", "architecture")
         )
 
-    def says_v(self) -> bool:
-        """Whether the metadata calls the output v (kohya's sai_model_spec)."""
-        return self.metadata.get("modelspec.prediction_type", "").lower() in ("v", "v_prediction", "v-prediction")
-
 
 @dataclass(frozen=True)
 class Variant:
@@ -42,7 +38,6 @@ class Variant:
 
     Attributes:
         when: sees the denoiser's config and the file.
-        prediction: what its output means, whatever else the file says; None: the file or the family says.
         defaults: the settings that its makers published; None: the family's.
         refusal: why this version does not run it; empty if it does.
         questions: what its files cannot tell.
@@ -53,7 +48,6 @@ class Variant:
     defaults: Defaults | None = None
     refusal: str = ""
     questions: tuple[Question, ...] = ()
-    prediction: Prediction | None = None
 
 
 def _always(_config: object, _source: Source) -> bool:
@@ -112,15 +106,13 @@ SDXL_REFINER_VARIANTS: Sequence[Variant] = (
 )
 
 SDXL_VARIANTS: Sequence[Variant] = (
-    Variant("Playground 2.5", lambda _, s: "edm_mean" in s.tensors,
-            refusal="Playground 2.5 (EDM) is not supported yet."),
-    Variant("CosXL", lambda _, s: "edm_vpred.sigma_max" in s.tensors,
-            refusal="CosXL (EDM v-prediction) is not supported yet."),
     Variant("SDXL inpainting", _inpaints,
             refusal="SDXL inpainting checkpoints (9 inputs) are not supported yet; ordinary ones inpaint by masking."),
     Variant("SDXL instruct-pix2pix", _edits,
             refusal="SDXL instruct-pix2pix checkpoints (8 inputs) are not supported yet."),
     Variant("SDXL with other inputs", _other_inputs, refusal=_INPUTS_REFUSAL),
+    Variant("Playground 2.5", lambda _, s: "edm_mean" in s.tensors),
+    Variant("CosXL", lambda _, s: "edm_vpred.sigma_max" in s.tensors),
     Variant("SSD-1B", _distilled((0, 0, 2, 2, 4, 4), 0)),
     Variant("Segmind Vega", _distilled((0, 0, 1, 1, 2, 2), 0)),
     Variant("KOALA 700M", _distilled((0, 2, 5), None)),

@@ -13,9 +13,12 @@ from tests.formats.files import Tensors, write_sparse
 
 @pytest.fixture
 def detected(tmp_path):
-    """Detect a list of tensors under a name that says nothing."""
+    """Detect a list of tensors under a name that says nothing; some may have values, a ``.yaml`` may lie beside."""
 
-    def run(tensors: Tensors, metadata=None):
-        return detect(read_header(write_sparse(tmp_path / f"{uuid.uuid4().hex}.bin", tensors, metadata)))
+    def run(tensors: Tensors, metadata=None, *, values=None, sidecar: str | bytes | None = None):
+        path = write_sparse(tmp_path / f"{uuid.uuid4().hex}.bin", tensors, metadata, values)
+        if sidecar is not None:
+            path.with_suffix(".yaml").write_bytes(sidecar.encode() if isinstance(sidecar, str) else sidecar)
+        return detect(read_header(path))
 
     return run

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from backend.formats.reader import DTYPE_BYTES
 
 HEADERS = Path(__file__).resolve().parent.parent / "headers"
 
+CODES = {"F16": "e", "F32": "f", "F64": "d"}
 Tensors = dict[str, tuple[str, list[int]]]  # name -> dtype, shape
 
 
@@ -30,14 +32,25 @@ def keys(*names: str, shape: Iterable[int] = (8, 8)) -> Tensors:
     return {name: ("F16", list(shape)) for name in names}
 
 
-def write_sparse(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> Path:
-    """A file with this header, its tensors a hole."""
+def write_sparse(
+    path: Path,
+    tensors: Tensors,
+    metadata: Mapping[str, str] | None = None,
+    values: Mapping[str, Sequence[float]] | None = None,
+) -> Path:
+    """A file with this header, its tensors a hole but for those with ``values``."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for key, (dtype, shape) in tensors.items():
         begin, end = end, end + DTYPE_BYTES[dtype] * math.prod(shape)
         entries[key] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    write_raw(path, json.dumps(entries).encode(), hole=end)
+    header = json.dumps(entries).encode()
+    write_raw(path, header, hole=end)
+    with path.open("r+b") as file:
+        for key, numbers in (values or {}).items():
+            begin = entries[key]["data_offsets"][0]  # type: ignore[index]
+            file.seek(8 + len(header) + begin)
+            file.write(struct.pack(f"<{len(numbers)}{CODES[tensors[key][0]]}", *numbers))
     return path
 
 
