@@ -1,41 +1,58 @@
-"""From a network to ``denoise(x, sigma)``: conditioning of the step, guidance, batching, and a watch for NaN."""
+"""From a network to ``denoise(x, sigma)``: the branches of a step, guidance, batching, and a watch for NaN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from backend.diffusion.conditioning import Composed, Conditioning, ScheduledConditioning
-from backend.diffusion.guidance import Guidance, combine, rescale
+from backend.diffusion.guidance import Guidance, Way, guide
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import OnStep, StepState
 from backend.errors import NanDetected
 
-# network(x, timestep (B,), context or what ``prepare`` made of it, pooled (B, P) or None) -> output
-Network = Callable[[Tensor, Tensor, Any, Tensor | None], Tensor]
+# network(x, timestep (B,), context or what ``prepare`` made of it, pooled (B, P) or None) -> output; a branch that skips
+# blocks adds ``skip_blocks=`` to the call, so a network that cannot has no such argument.
+Network = Callable[..., Tensor]
 Batching = Literal["batched", "two passes"]
 _PREPARED_KEPT = 4  # prepared contexts: [a|b] alternates between two, guidance intervals add cond alone
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One evaluation of the network in a step: one prompt, in one way.
+
+    Args:
+        extra: (1 or B, C', h, w) input channels behind those of ``x``; None where the network has none.
+    """
+
+    way: Way
+    prompt: Conditioning
+    extra: Tensor | None = None
 
 
 class GuidedDenoiser:
     """``denoise(x, sigma) -> denoised`` for one run of a sampler, guidance included.
 
-    "batched" puts all prompts of a step into one network call. Contexts of different lengths go together by repeating
+    Each step is a list of branches, which ``Guidance.ways`` names and ``guide`` makes one of. "batched" puts all
+    branches into one network call, save those that skip blocks, which share theirs with their like. Contexts of different lengths go together by repeating
     the shorter ones, as A1111 does, if every length divides the longest and ``context_repeats`` says that repeating
     changes nothing (it does not in cross-attention, whose weights are normalised over the tokens; it does in the joint
-    attention of an MMDiT). Otherwise each length has a call of its own. "two passes" has a call for each prompt.
+    attention of an MMDiT). Otherwise each length has a call of its own. "two passes" has a call for each branch.
 
     ``steps`` and ``counting`` keep the prompt schedule: the step changes when the sampler reports it done, not with
     sigma, so samplers with two calls a step see one prompt in both.
 
     Args:
-        network: the denoiser network; its input is ``x`` scaled, in ``dtype``; what it takes beside ``x`` (inpainting
-            channels, residuals) is the callable's own business.
+        network: the denoiser network; its input is ``x`` scaled, in ``dtype``, with ``extra`` behind it.
         cond: the AND-joined prompts.
         uncond: the negative prompt; None is fine where no step has guidance.
+        extra: (1 or B, C', h, w), input channels beside ``x`` that no noise is added to (mask, masked picture, picture
+            to change); blind branches see zeros in their place.
         steps: of this run, for the guidance interval and messages.
         prepare: turns a batched context (B, T, D) into what the network wants instead, once a prompt rather than once
             a step (text keys and values).
@@ -51,6 +68,7 @@ class GuidedDenoiser:
         uncond: ScheduledConditioning | None = None,
         *,
         steps: int,
+        extra: Tensor | None = None,
         guidance: Guidance = Guidance(),  # noqa: B008 - frozen
         batching: Batching = "batched",
         context_repeats: bool = False,
@@ -62,6 +80,7 @@ class GuidedDenoiser:
         self._prediction = prediction
         self._cond = tuple(cond)
         self._uncond = uncond
+        self._extra = extra
         self._steps = steps
         self._guidance = guidance
         self._batching = batching
@@ -87,19 +106,12 @@ class GuidedDenoiser:
         Raises:
             NanDetected: with the number of the step, if it is not finite.
         """
-        scale = self._guidance.scale_at(self.step, self._steps)
+        branches = self._branches()
+        outputs: dict[str, list[Tensor]] = {}
+        for branch, result in zip(branches, self._outputs(x, sigma, branches), strict=True):
+            outputs.setdefault(branch.way.name, []).append(result)
         weights = [part.weight for part in self._cond]
-        prompts = [part.at(self.step) for part in self._cond]
-        if self._guidance.takes_uncond(weights, self.step, self._steps):
-            if self._uncond is None:
-                raise ValueError(f"step {self.step} has guidance {scale} but no uncond was given")
-            prompts.append(self._uncond.at(self.step))
-        outputs = self._outputs(x, sigma, prompts)
-        conds = outputs[: len(weights)]
-        uncond = outputs[-1] if len(outputs) > len(weights) else None
-        output = combine(conds, weights, uncond, scale)
-        if self._guidance.rescales_at(self.step, self._steps):
-            output = rescale(output, combine(conds, weights, uncond, 1.0), self._guidance.rescale)
+        output = guide(outputs, weights, self._guidance, self.step, self._steps)
         denoised = self._prediction.denoised(output, x, sigma)
         if not bool(torch.isfinite(denoised).all()):
             raise NanDetected(
@@ -108,28 +120,53 @@ class GuidedDenoiser:
             )
         return denoised
 
-    def _outputs(self, x: Tensor, sigma: Tensor, prompts: Sequence[Conditioning]) -> list[Tensor]:
-        """The network's output for each prompt, (B, C, H, W) in the dtype of ``x``."""
+    def _branches(self) -> list[Branch]:
+        """What the step evaluates: each way with each AND-joined prompt, or with the negative one."""
+        branches: list[Branch] = []
+        for way in self._guidance.ways([part.weight for part in self._cond], self.step, self._steps):
+            if way.is_negative and self._uncond is None:
+                raise ValueError(f"step {self.step} needs a branch {way.name!r} but no uncond was given")
+            prompts = [self._uncond] if way.is_negative and self._uncond else self._cond
+            extra = torch.zeros_like(self._extra) if way.is_blind and self._extra is not None else self._extra
+            branches += [Branch(way, prompt.at(self.step), extra) for prompt in prompts]
+        return branches
+
+    def _outputs(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
+        """The network's output for each branch, (B, C, H, W) in the dtype of ``x``."""
         scaled = (x * self._prediction.input_scale(sigma)).to(self._dtype)
         timestep = float(self._prediction.timestep(sigma))
         outputs: dict[int, Tensor] = {}
-        for group in self._groups([prompt.tokens for prompt in prompts]):
+        for group in self._groups(branches):
             if self._check is not None:
                 self._check()
-            context, pooled = self._inputs([prompts[i] for i in group], x)
-            batch = scaled.repeat(len(group), *[1] * (x.ndim - 1))  # (len(group) * B, C, H, W)
-            result = self._network(batch, x.new_full((len(batch),), timestep, dtype=torch.float32), context, pooled)
+            context, pooled = self._inputs([branches[i].prompt for i in group], x)
+            batch = self._batch(scaled, [branches[i] for i in group])
+            times = x.new_full((len(batch),), timestep, dtype=torch.float32)
+            skipped = branches[group[0]].way.skip_blocks
+            options = {"skip_blocks": skipped} if skipped else {}
+            result = self._network(batch, times, context, pooled, **options)
             outputs.update(zip(group, result.to(x.dtype).chunk(len(group)), strict=True))
-        return [outputs[i] for i in range(len(prompts))]
+        return [outputs[i] for i in range(len(branches))]
 
-    def _groups(self, tokens: Sequence[int]) -> list[list[int]]:
-        """Which prompts share a network call."""
-        everyone = list(range(len(tokens)))
+    def _batch(self, scaled: Tensor, branches: Sequence[Branch]) -> Tensor:
+        """The network's input for the branches of one call, (len(branches) * B, C + C', H, W)."""
+        if self._extra is None:
+            return scaled.repeat(len(branches), *[1] * (scaled.ndim - 1))
+        extras = [_expanded(branch.extra, len(scaled)).to(scaled) for branch in branches if branch.extra is not None]
+        return torch.cat([torch.cat([scaled, extra], dim=1) for extra in extras])
+
+    def _groups(self, branches: Sequence[Branch]) -> list[list[int]]:
+        """Which branches share a network call."""
         if self._batching == "two passes":
-            return [[i] for i in everyone]
-        if self._context_repeats and all(max(tokens) % length == 0 for length in tokens):
-            return [everyone]
-        return [[i for i in everyone if tokens[i] == length] for length in dict.fromkeys(tokens)]
+            return [[i] for i in range(len(branches))]
+        groups: dict[Hashable, list[int]] = {}
+        for blocks in dict.fromkeys(branch.way.skip_blocks for branch in branches):
+            alike = [i for i, branch in enumerate(branches) if branch.way.skip_blocks == blocks]
+            longest = max(branches[i].prompt.tokens for i in alike)
+            is_one = self._context_repeats and all(longest % branches[i].prompt.tokens == 0 for i in alike)
+            for i in alike:
+                groups.setdefault((blocks, None if is_one else branches[i].prompt.tokens), []).append(i)
+        return list(groups.values())
 
     def _inputs(self, prompts: Sequence[Conditioning], x: Tensor) -> tuple[Any, Tensor | None]:
         """Context (prepared) and pooled of one network call, kept for the following steps."""

@@ -259,6 +259,7 @@ class MMDiT(nn.Module):
         pooled: Tensor,
         *,
         residuals: Sequence[Tensor] = (),
+        skip_blocks: frozenset[int] = frozenset(),
     ) -> Tensor:
         """Run the network once.
 
@@ -269,6 +270,7 @@ class MMDiT(nn.Module):
             pooled: (B, pooled_dim).
             residuals: image tokens that a guidance network adds after the blocks, (B or 1, N, hidden) each; fewer than
                 blocks serve several in a row.
+            skip_blocks: indices of joint blocks that both kinds of tokens pass by (skip-layer guidance).
         Returns:
             (B, out_channels, H, W).
         Raises:
@@ -284,6 +286,8 @@ class MMDiT(nn.Module):
         h = self.embed_image(x)
         emb = self.t_embedder(sinusoid(timestep, TIMESTEP_WAVES).to(x.dtype)) + self.y_embedder(pooled)
         for index, block in enumerate(self.joint_blocks):
+            if index in skip_blocks:
+                continue  # with its residual, as in the reference
             text, h = block(text, h, emb)
             if residuals:
                 h = h + spread(residuals, index, self.config.depth)
