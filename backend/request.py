@@ -114,6 +114,21 @@ class GenerationRequest:
     guidance_end: Annotated[
         Fraction, Field(title="Guidance to", description="Share of the steps after which guidance ends.")
     ] = 1.0
+    skip_layers: Annotated[
+        str, Field(max_length=200, title="Skip layers", description="SD3.5: layers left out by skip-layer guidance.")
+    ] = "7, 8, 9"
+    skip_layer_scale: Annotated[
+        float,
+        Field(ge=0.0, le=10.0, title="Skip layer scale",
+              description="SD3.5: pushes away from what the model makes without those layers; 0 is off.",
+              json_schema_extra={"step": 0.1}),
+    ] = 0.0  # fmt: skip
+    skip_layer_start: Annotated[
+        Fraction, Field(title="Skip layers from", description="Share of the steps after which it begins.")
+    ] = 0.01
+    skip_layer_end: Annotated[
+        Fraction, Field(title="Skip layers to", description="Share of the steps before which it ends.")
+    ] = 0.2
 
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED, title="Seed", description="-1 draws one, which is recorded.")] = -1
     variation_seed: Annotated[int, Field(ge=-1, le=MAX_SEED, title="Variation seed")] = -1
@@ -165,6 +180,10 @@ class GenerationRequest:
         if self.guidance_start > self.guidance_end:
             raise ValueError(
                 f"guidance_start ({self.guidance_start}) must not lie after guidance_end ({self.guidance_end})"
+            )
+        if self.skip_layer_start > self.skip_layer_end:
+            raise ValueError(
+                f"skip_layer_start ({self.skip_layer_start}) must not lie after skip_layer_end ({self.skip_layer_end})"
             )
         if self.mask is not None and self.init_image is None:
             raise ValueError("mask needs an init_image to repaint")

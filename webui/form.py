@@ -22,12 +22,14 @@ WRITTEN = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "eps": "eps", "v": "v",
 OPEN = ("Automatic", "")  # how a choice that may stay empty shows that it is
 
 # Fields that only some families read: their controls show, and are sent, only while such a checkpoint is chosen.
+_SKIP_LAYERS = ("skip_layers", "skip_layer_scale", "skip_layer_start", "skip_layer_end")
 _UNETS = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 FAMILIES_OF: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("shift", "use_t5", "prompt_t5", "t5_full_length", "t5_zeros", "emphasis_t5"), ("sd3",)),
     **dict.fromkeys(
         ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), ("sdxl",)
     ),
+    **dict.fromkeys(_SKIP_LAYERS, ("sd3",)),
     **dict.fromkeys(("prompt_clip_l", "prompt_clip_g"), ("sdxl", "sd3")),
     **dict.fromkeys(("prediction", "zero_terminal_snr"), _UNETS),
 }

@@ -15,8 +15,8 @@ from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import OnStep, StepState
 from backend.errors import NanDetected
 
-# network(x, timestep (B,), context or what ``prepare`` made of it, pooled (B, P) or None) -> output; a branch that skips
-# blocks adds ``skip_blocks=`` to the call, so a network that cannot has no such argument.
+# network(x, timestep (B,), context or what ``prepare`` made of it, pooled (B, P) or None) -> output; a branch that
+# skips blocks adds ``skip_blocks=``, an argument that a network which cannot do it does not have.
 Network = Callable[..., Tensor]
 Batching = Literal["batched", "two passes"]
 _PREPARED_KEPT = 4  # prepared contexts: [a|b] alternates between two, guidance intervals add cond alone
@@ -39,10 +39,11 @@ class GuidedDenoiser:
     """``denoise(x, sigma) -> denoised`` for one run of a sampler, guidance included.
 
     Each step is a list of branches, which ``Guidance.ways`` names and ``guide`` makes one of. "batched" puts all
-    branches into one network call, save those that skip blocks, which share theirs with their like. Contexts of different lengths go together by repeating
-    the shorter ones, as A1111 does, if every length divides the longest and ``context_repeats`` says that repeating
-    changes nothing (it does not in cross-attention, whose weights are normalised over the tokens; it does in the joint
-    attention of an MMDiT). Otherwise each length has a call of its own. "two passes" has a call for each branch.
+    branches into one network call, save those that skip blocks, which share theirs with their like. Contexts of
+    different lengths go together by repeating the shorter ones, as A1111 does, if every length divides the longest and
+    ``context_repeats`` says that repeating changes nothing (it does not in cross-attention, whose weights are
+    normalised over the tokens; it does in the joint attention of an MMDiT). Otherwise each length has a call of its
+    own. "two passes" has a call for each branch.
 
     ``steps`` and ``counting`` keep the prompt schedule: the step changes when the sampler reports it done, not with
     sigma, so samplers with two calls a step see one prompt in both.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.denoiser import Batching, GuidedDenoiser
-from backend.diffusion.guidance import Guidance, needs_uncond
+from backend.diffusion.guidance import Guidance, SkipLayers
 from backend.diffusion.latent_format import LatentFormat
 from backend.diffusion.masking import LatentContent, fill_masked, keep_unmasked, latent_mask
 from backend.diffusion.noise import NoiseSource
@@ -31,6 +31,7 @@ from backend.families.base import Family, Prompts, plan_prompts, schedule_condit
 from backend.formats.configs import CheckpointInfo, Part, VaeInfo
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
+from backend.records.model_fit import skip_layer_indices
 from backend.request import GenerationRequest
 from backend.text.tokenize import Encoder, length_notes
 
@@ -100,17 +101,24 @@ def sigmas_of(job: Job) -> Tensor:
 
 def guidance_of(request: GenerationRequest) -> Guidance:
     """How strongly and in which steps the prompt steers."""
-    return Guidance(request.cfg_scale or 1.0, request.cfg_rescale, request.guidance_start, request.guidance_end)
+    skip = None
+    if request.skip_layer_scale:
+        layers = skip_layer_indices(request.skip_layers)
+        skip = SkipLayers(layers, request.skip_layer_scale, request.skip_layer_start, request.skip_layer_end)
+    return Guidance(
+        request.cfg_scale or 1.0, request.cfg_rescale, request.guidance_start, request.guidance_end, skip=skip
+    )
 
 
 def count_calls(job: Job, steps: int) -> int:
-    """Network calls of the whole job, each picture and each prompt counted alone; a last step may need fewer."""
+    """Network calls of the whole job, each picture and each branch counted alone; a last step may need fewer."""
     request, guidance = job.request, guidance_of(job.request)
     plans = plan_prompts(request, job.family.text_parts(job.info, request), steps, negative=False).values()
     weights = [part.weight for part in max(plans, key=lambda plan: len(plan.parts)).parts]
-    prompts = sum(len(weights) + guidance.takes_uncond(weights, step, steps) for step in range(steps))
+    ways = [way for step in range(steps) for way in guidance.ways(weights, step, steps)]
+    branches = sum(1 if way.is_negative else len(weights) for way in ways)
     per_step = SAMPLERS[str(request.sampler)].calls_per_step
-    return round(prompts * per_step * request.batch_size * request.batch_count)
+    return round(branches * per_step * request.batch_size * request.batch_count)
 
 
 class PromptCache:
@@ -140,6 +148,7 @@ class PromptCache:
             request, seed=0, variation_seed=0, variation_strength=0.0, batch_size=1, batch_count=1, sampler=None,
             schedule=None, shift=None, vae="", prediction=None, zero_terminal_snr=None,
             cfg_rescale=0.0, guidance_start=0.0, guidance_end=1.0,
+            skip_layers="", skip_layer_scale=0.0, skip_layer_start=0.0, skip_layer_end=1.0,
             cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, mask=None, image_format="png",
         )  # fmt: skip
         files = tuple(manager.key(job.info, part) for part in job.family.text_parts(job.info, request))
@@ -163,9 +172,7 @@ def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
     with torch.inference_mode():
         cond = schedule_conditioning(positive, partial(encode, negative=False))
         uncond = None
-        weights = [part.weight for part in cond]
-        # Scale 1 counts too: steps outside the guidance interval run at it, and CFG rescale compares with it.
-        if any(needs_uncond(weights, scale) for scale in (request.cfg_scale or 1.0, 1.0)):
+        if guidance_of(request).needs_negative([part.weight for part in cond]):
             uncond = schedule_conditioning(negative, partial(encode, negative=True))[0]
     warnings = [warning for plan in (*positive.values(), *negative.values()) for warning in plan.warnings]
     too_long = [

@@ -82,5 +82,13 @@ PLAYGROUND_DEFAULTS = Defaults(1024, 1024, steps=50, cfg_scale=3.0, sampler="dpm
 
 SD3_MEDIUM_DEFAULTS = Defaults(1024, 1024, steps=50, cfg_scale=5.0, sampler="dpmpp_2m", schedule="normal", shift=1.0)
 SD35_MEDIUM_DEFAULTS = Defaults(1024, 1024, steps=50, cfg_scale=5.0, sampler="dpmpp_2m", schedule="normal", shift=3.0)
+#: What Stability published for SD3.5 Medium beside these: skip-layer guidance, as request fields. (The first commit of
+#: the reference ended it at 0.30.) Source: Stability-AI/sd3.5 ``sd3_infer.py``.
+SD35_MEDIUM_SKIP_LAYERS = {
+    "skip_layers": "7, 8, 9",
+    "skip_layer_scale": 2.5,
+    "skip_layer_start": 0.01,
+    "skip_layer_end": 0.2,
+}
 SD35_LARGE_DEFAULTS = Defaults(1024, 1024, steps=40, cfg_scale=4.5, sampler="dpmpp_2m", schedule="normal", shift=3.0)
 SD35_TURBO_DEFAULTS = Defaults(1024, 1024, steps=4, cfg_scale=1.0, sampler="euler", schedule="normal", shift=3.0)

@@ -33,6 +33,7 @@ MAX_NOTES = 20
 MAX_FACTS = 50
 MAX_FACT = 500  # characters
 MAX_PARAMETERS = 1_000_000  # characters shown of a text
+_RELATED = ("guidance_start", "guidance_end", "skip_layer_start", "skip_layer_end", "mask")  # may contradict another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,7 @@ def _sifted(values: Mapping[str, Any], notes: list[str]) -> GenerationRequest:
         except BadRequest as error:
             notes.append(_clean(f"Left out: {error}", 300))
             # A refusal without a field is of fields that contradict each other (see GenerationRequest).
-            for name in [error.field] if error.field else ["guidance_start", "guidance_end", "mask"]:
+            for name in [error.field] if error.field else _RELATED:
                 good.pop(name, None)
 
 

@@ -17,6 +17,7 @@ from backend.errors import BadRequest, ModelUnsupported
 from backend.formats.configs import CheckpointInfo, MMDiTConfig, VaeInfo
 from backend.formats.constants import CLIP_SKIP
 from backend.formats.predictions import ALLOWED, DISCRETE, with_prediction
+from backend.records.model_fit import check_skip_layers
 from backend.records.registry import Registry, registered_name
 from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
 
@@ -60,6 +61,7 @@ def resolve(
     request, info = _prediction(request, info, notes)
     _check_vae(request, info, vae)
     _check_clip_skip(request, info)
+    check_skip_layers(request, info)
     _check_format(request, init_size)
     width, height = _size(request, info, init_size, notes)
     seeds = _seeds(request, rng)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.denoiser import GuidedDenoiser
-from backend.diffusion.guidance import Guidance, combine, rescale
+from backend.diffusion.guidance import Guidance, SkipLayers, combine, rescale
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.prediction import EpsPrediction
 from backend.diffusion.samplers import SAMPLERS, StepState
@@ -267,3 +267,54 @@ def test_schedules_of_prompts_hold_until_their_step() -> None:
     assert [schedule.at(i) is a for i in range(7)] == [True, True, False, False, False, False, False]
     with pytest.raises(ValueError, match="rise"):
         ScheduledConditioning(((5, a), (2, b)))
+
+
+class Layered(Network):
+    """A network of three layers that can leave some out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped: list[frozenset[int]] = []
+
+    def __call__(self, *inputs: Any, skip_blocks: frozenset[int] = frozenset()) -> Tensor:
+        self.skipped.append(skip_blocks)
+        return super().__call__(*inputs) * (1 - 0.1 * sum(skip_blocks))
+
+
+@pytest.mark.parametrize("batching", ["batched", "two passes"])
+def test_branches_that_skip_layers_share_no_call_with_the_others(batching: str) -> None:
+    network = Layered()
+    cond = [constant(0.5), constant(2.0, weight=0.3)]
+    guidance = Guidance(scale=5, skip=SkipLayers(frozenset({2}), 3.0, 0.0, 0.5))
+    guided = denoiser(network, cond, guidance=guidance, batching=batching)
+    guided.step = 1
+    together = guided(x(), SIGMA)
+    none, two = frozenset[int](), frozenset({2})
+    if batching == "batched":
+        assert list(zip(network.batches, network.skipped, strict=True)) == [(6, none), (4, two)]
+    else:
+        assert network.skipped == [none, none, none, two, two]
+    plain = denoiser(Layered(), cond, guidance=Guidance(scale=5), batching=batching)
+    plain.step = 1
+    assert not torch.allclose(together, plain(x(), SIGMA))
+    guided.step = plain.step = 0
+    assert torch.equal(guided(x(), SIGMA), plain(x(), SIGMA))  # the bits of a step without the branch
+
+
+@pytest.mark.parametrize("batching", ["batched", "two passes"])
+def test_extra_channels_go_along_and_a_blind_branch_sees_zeros(batching: str) -> None:
+    extra, seen = torch.ones(1, 3, 5, 5), []
+
+    def network(scaled: Tensor, timestep: Tensor, context: Any, pooled: Tensor | None) -> Tensor:
+        seen.extend(scaled[:, 4:].mean((1, 2, 3)).tolist())
+        assert scaled.shape[1:] == (7, 5, 5)
+        return scaled[:, :4] * (1 + context.mean((1, 2))[:, None, None, None]) + scaled[:, 4:5]
+
+    guided = denoiser(network, [constant(0.5)], guidance=Guidance(scale=5, image_scale=2), extra=extra,
+                      batching=batching)  # type: ignore[arg-type]  # fmt: skip
+    result = guided(x(), SIGMA)
+    assert seen == [1, 1, 1, 1, 0, 0]  # text and picture, picture, nothing; two images each
+    h = x() / 10**0.5
+    text, image, nothing = h * 1.5 + 1, h * 0 + 1, h * 0
+    expected = x() - 3 * (nothing + 5 * (text - image) + 2 * (image - nothing))
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)

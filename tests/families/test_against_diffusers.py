@@ -209,3 +209,18 @@ def test_an_sd3_picture_is_diffusers(engine: Engine, sd3: Any):
     _, theirs = follow(sd3, 16, sigmas[:-1], prompt=GRAMMAR_FREE["prompt"], max_sequence_length=32)
     difference = np.abs(np.asarray(picture, dtype=np.float32) - theirs[0].numpy() * 255)
     assert difference.max() <= 1.0
+
+
+@pytest.mark.parametrize("layers", ["1", "0,1"])
+def test_skip_layer_guidance_is_diffusers(engine: Engine, sd3: Any, layers: str):
+    """Where the two agree: diffusers leaves it out at CFG 1, where the reference and we have it."""
+    request = ask("sd3", shift=2.5, skip_layers=layers, skip_layer_scale=2.8, skip_layer_start=0.1, skip_layer_end=0.7)
+    ours = run_pipeline(engine, request)
+    plain = run_pipeline(engine, ask("sd3", shift=2.5))
+    assert [torch.equal(*states) for states in zip(ours.states, plain.states, strict=True)] == [True] + [False] * 4
+    states, picture = follow(
+        sd3, 16, ours.sigmas[:-1], prompt=GRAMMAR_FREE["prompt"], max_sequence_length=32,
+        skip_guidance_layers=[int(layer) for layer in layers.split(",")], skip_layer_guidance_scale=2.8,
+        skip_layer_guidance_start=0.1, skip_layer_guidance_stop=0.7,
+    )  # fmt: skip
+    same_way(ours, states, picture)

@@ -86,6 +86,24 @@ def test_mmdit_matches_diffusers(config: MMDiTConfig, size: tuple[int, int]):
         close(mmdit(x, timestep, mmdit.prepare_context(context), pooled), want)
 
 
+@pytest.mark.parametrize("skipped", [{0}, {1}, {2}, {0, 2}], ids=str)  # dual, plain, last; two
+def test_mmdit_without_some_layers_matches_diffusers(skipped: set[int]):
+    config = replace(builders.TINY_MMDIT_X, depth=3)
+    mmdit = builders.tiny_mmdit(config)
+    theirs = diffusers_mmdit(config)
+    theirs.load_state_dict(mmdit_to_diffusers(mmdit.state_dict()))
+    generator = torch.Generator().manual_seed(1)
+    context = torch.randn(2, 20, config.context_dim, generator=generator)
+    pooled = torch.randn(2, config.pooled_dim, generator=generator)
+    x, timestep = torch.randn(2, 16, 8, 12, generator=generator), torch.tensor([37.5, 900.0])
+    with torch.no_grad():
+        want = theirs(x, context, pooled, timestep, skip_layers=sorted(skipped)).sample
+        whole = mmdit(x, timestep, context, pooled)
+        close(mmdit(x, timestep, context, pooled, skip_blocks=frozenset(skipped)), want)
+        assert torch.equal(mmdit(x, timestep, context, pooled, skip_blocks=frozenset()), whole)
+    assert not torch.allclose(whole, want)
+
+
 @pytest.mark.parametrize("config", [builders.TINY_VAE, builders.TINY_VAE_16], ids=["4 channels", "16 channels"])
 def test_vae_matches_diffusers(config: VAEConfig):
     vae = builders.tiny_vae(config)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
+from webui.parts.skip_layers import skip_layers_part
 
 
 def sampling_part(
@@ -45,6 +46,7 @@ def sampling_part(
     add("cfg_scale")
     add("shift")
     _seed(tab, add)
+    skip_layers_part(tab, add)
     _advanced(add)
     return fields
 
