@@ -181,10 +181,6 @@ class GenerationRequest:
             raise ValueError(
                 f"guidance_start ({self.guidance_start}) must not lie after guidance_end ({self.guidance_end})"
             )
-        if self.skip_layer_start > self.skip_layer_end:
-            raise ValueError(
-                f"skip_layer_start ({self.skip_layer_start}) must not lie after skip_layer_end ({self.skip_layer_end})"
-            )
         if self.mask is not None and self.init_image is None:
             raise ValueError("mask needs an init_image to repaint")
         return self

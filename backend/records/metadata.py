@@ -33,7 +33,6 @@ MAX_NOTES = 20
 MAX_FACTS = 50
 MAX_FACT = 500  # characters
 MAX_PARAMETERS = 1_000_000  # characters shown of a text
-_RELATED = ("guidance_start", "guidance_end", "skip_layer_start", "skip_layer_end", "mask")  # may contradict another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +154,7 @@ def _sifted(values: Mapping[str, Any], notes: list[str]) -> GenerationRequest:
         except BadRequest as error:
             notes.append(_clean(f"Left out: {error}", 300))
             # A refusal without a field is of fields that contradict each other (see GenerationRequest).
-            for name in [error.field] if error.field else _RELATED:
+            for name in [error.field] if error.field else ["guidance_start", "guidance_end", "mask"]:
                 good.pop(name, None)
 
 

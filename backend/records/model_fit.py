@@ -30,7 +30,7 @@ def check_skip_layers(request: GenerationRequest, info: CheckpointInfo) -> None:
     """Skip-layer guidance names layers that the denoiser has.
 
     Raises:
-        BadRequest: it has none that could be left out, or not these.
+        BadRequest: it has none that could be left out, or not these; the window is empty.
     """
     if request.skip_layer_scale == 0:
         return
@@ -39,6 +39,13 @@ def check_skip_layers(request: GenerationRequest, info: CheckpointInfo) -> None:
             f"Skip-layer guidance leaves out layers of an MMDiT; {info.name} ({info.variant}) is a U-Net.",
             "Set the skip layer scale to 0, or choose an SD3 or SD3.5 checkpoint.",
             field="skip_layer_scale",
+        )
+    if request.skip_layer_start >= request.skip_layer_end:
+        raise BadRequest(
+            f"Skip-layer guidance ends at {request.skip_layer_end:g} of the steps, before it begins at "
+            f"{request.skip_layer_start:g}.",
+            "Set its end after its start, or its scale to 0.",
+            field="skip_layer_end",
         )
     last = info.denoiser.depth - 1
     beyond = sorted(layer for layer in skip_layer_indices(request.skip_layers) if layer > last)

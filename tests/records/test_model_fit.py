@@ -6,7 +6,7 @@ import pytest
 
 from backend.errors import BadRequest
 from backend.records.model_fit import skip_layer_indices
-from backend.request import GenerationRequest, parse_request
+from backend.request import GenerationRequest
 from tests.records.test_resolve import SD3, XL, resolved
 
 
@@ -38,5 +38,7 @@ def test_a_u_net_has_no_layers_to_skip() -> None:
 
 
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
-    with pytest.raises(BadRequest, match="skip_layer_start"):
-        parse_request({"skip_layer_start": 0.5, "skip_layer_end": 0.2})
+    request = GenerationRequest(skip_layers="1", skip_layer_scale=2.5, skip_layer_start=0.5)
+    with pytest.raises(BadRequest, match=r"ends at 0\.2 of the steps, before it begins at 0\.5") as caught:
+        resolved(request, SD3)
+    assert caught.value.field == "skip_layer_end"
