@@ -269,9 +269,10 @@ class OtherFile:
     """A whole file that is no checkpoint and no VAE of a family that this version runs.
 
     Attributes:
-        kind: what it looks like: "LoRA", "ControlNet", "SD1.5 checkpoint" ...
+        kind: what it looks like: "LoRA", "ControlNet", "FLUX checkpoint" ...
         belongs_in: the folder under models/ where such files go; empty if there is none.
         sentence: what to tell the person.
+        family: what it was made for, as written for a person: "SDXL", "SD3 or SD3.5 Medium" ...; empty: nothing tells.
     """
 
     kind: str
@@ -279,3 +280,4 @@ class OtherFile:
     sentence: str
     path: Path
     name: str
+    family: str = ""

@@ -15,9 +15,10 @@ from backend.formats.checkpoint import checkpoint
 from backend.formats.configs import CheckpointInfo, Layout, OtherFile, PartSource, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.families import NETWORKS
-from backend.formats.kinds import BEFORE_CHECKPOINTS, OTHER_KINDS, Kind, first_kind
+from backend.formats.kinds import Keys, Kind, family_of, first_kind
 from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE, part_tensors
 from backend.formats.naming import in_our_names
+from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS
 from backend.formats.parts import latent_constants, precision, vae_config
 from backend.formats.reader import Header
 from backend.formats.variants import VAE_LATENTS
@@ -25,7 +26,7 @@ from backend.formats.variants import VAE_LATENTS
 _DENOISER_PREFIXES = (DENOISER, *OTHER_PREFIXES["denoiser"])
 _VAE_PREFIXES = ("", VAE, *OTHER_PREFIXES["vae"])
 _VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight", "decoder.mid.block_1.conv1.weight")
-_VOWEL_SOUNDS = ("A", "IP", "SD", "upscaler")  # of the kinds' names: "an SDXL refiner"
+_VOWEL_SOUNDS = ("A", "E", "IP", "LTX", "SD", "inpainting", "upscaler")  # of the kinds' names: "an SDXL refiner"
 
 
 def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFile:
@@ -36,8 +37,9 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFi
         ModelUnsupported: if a newer Easel wrote it.
     """
     easel_metadata.check_version(header.metadata)
-    if kind := first_kind(BEFORE_CHECKPOINTS, header.tensors):
-        return _other(header, kind)
+    keys = Keys(header.tensors)
+    if kind := first_kind(BEFORE_CHECKPOINTS, keys):
+        return _other(header, kind, family_of(kind, keys))
     header, layouts = in_our_names(header)
     try:
         for prefix in _DENOISER_PREFIXES:
@@ -50,11 +52,11 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFi
                 return _vae_file(header, prefix, layouts)
     except ModelCorrupt as error:
         raise ModelCorrupt(f"{header.path.name}: {error.what}", error.todo) from None
-    stripped = {key.removeprefix(DENOISER): info for key, info in header.tensors.items()}
-    kind = first_kind(OTHER_KINDS, stripped)
+    keys = Keys({key.removeprefix(DENOISER): info for key, info in header.tensors.items()})
+    kind = first_kind(OTHER_KINDS, keys)
     if kind is None and (embedding := embedding_info(header)):
         return embedding
-    return _other(header, kind)
+    return _other(header, kind, family_of(kind, keys) if kind else "")
 
 
 def _vae_file(header: Header, prefix: str, layouts: Mapping[str, Layout]) -> VaeInfo | OtherFile:
@@ -76,13 +78,15 @@ def _vae_file(header: Header, prefix: str, layouts: Mapping[str, Layout]) -> Vae
     )
 
 
-def _other(header: Header, kind: Kind | None) -> OtherFile:
+def _other(header: Header, kind: Kind | None, family: str = "") -> OtherFile:
     name = header.path.name
     if kind is None:
         some = ", ".join(sorted(header.tensors)[:3])
         sentence = f"{name} is a whole file, but of no kind that Easel knows (its tensors: {some[:200]} ...)."
         return OtherFile("unknown", "", sentence, header.path, header.path.stem)
     article = "an" if kind.name.startswith(_VOWEL_SOUNDS) else "a"
+    looks = f"{name} looks like {article} {kind.name}{f' for {family}' if family else ''}."
     place = f"Such files belong in models/{kind.belongs_in}, but this" if kind.belongs_in else "This"
-    sentence = f"{name} looks like {article} {kind.name}. {place} version does not run them."
-    return OtherFile(kind.name, kind.belongs_in, sentence, header.path, header.path.stem)
+    return OtherFile(
+        kind.name, kind.belongs_in, f"{looks} {place} version does not run them.", header.path, header.path.stem, family
+    )

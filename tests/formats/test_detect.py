@@ -14,7 +14,6 @@ from backend.formats.configs import (
     CheckpointInfo,
     CLIPConfig,
     MMDiTConfig,
-    OtherFile,
     T5Config,
     UNetConfig,
     VAEConfig,
@@ -213,24 +212,6 @@ def test_bare_denoiser_beside_prefixed_parts_keeps_them_apart(detected):
     assert info.sources["denoiser"].bytes == 5_134_927_368
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "folder"),
-    [
-        ("clip_l", "CLIP-L text encoder", "text_encoders"),
-        ("clip_g", "CLIP-G text encoder", "text_encoders"),
-        ("t5xxl", "T5-XXL text encoder", "text_encoders"),
-        ("sd35_large_controlnet_canny", "ControlNet for SD3.5 (Stability's)", "controlnet"),
-        ("sdxl_controlnet_diffusers", "ControlNet for SDXL (diffusers naming)", "controlnet"),
-    ],
-)
-def test_published_files_of_other_kinds_are_named(detected, name, kind, folder):
-    info = detected(published(name))
-    assert isinstance(info, OtherFile)
-    assert (info.kind, info.belongs_in) == (kind, folder)
-    assert kind in info.sentence
-    assert f"models/{folder}" in info.sentence
-
-
 @pytest.mark.parametrize(("name", "config"), [("sdxl_vae", VAE_4), ("sd3_vae", VAE_16)])
 @pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
 def test_vae_files_say_what_shapes_cannot_tell(detected, name, config, prefix):
@@ -245,63 +226,6 @@ def test_a_vae_file_may_tell_its_own_scale(detected):
     assert isinstance(info, VaeInfo)
     assert info.latent == replace(constants.SDXL_LATENT, scale=0.5)
     assert info.notes == ()
-
-
-def open_clip(name: str, prefix: str) -> Tensors:
-    return without_prefix(published(name), prefix)
-
-
-OTHERS: list[tuple[Tensors, str, str]] = [
-    (keys("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", "lora_unet_x.alpha"), "LoRA", "loras"),
-    (keys("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"), "LoRA", "loras"),
-    (keys("transformer.transformer_blocks.0.attn.to_q.lora_B.weight"), "LoRA", "loras"),
-    (keys("unet.down_blocks.0.attn1.processor.to_q_lora.down.weight"), "LoRA", "loras"),
-    (keys("unet.mid_block.attentions.0.to_q.lora.up.weight"), "LoRA", "loras"),
-    (keys("text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight"), "LoRA", "loras"),
-    (keys("lycoris_blocks_0.hada_w1_a"), "LoRA", "loras"),
-    (keys("x.hada_w1_a"), "LoRA", "loras"),
-    (keys("x.lokr_w2"), "LoRA", "loras"),
-    (keys("x.oft_blocks"), "LoRA", "loras"),
-    (keys("diffusion_model.input_blocks.1.0.in_layers.2.diff"), "LoRA", "loras"),
-    (keys("diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_A.weight"), "LoRA", "loras"),
-    (keys("lllite_unet_input_blocks_4_1.conditioning1.0.weight"), "ControlNet-LLLite", "controlnet"),
-    (keys("lora_controlnet", "input_hint_block.0.weight"), "control-LoRA", "controlnet"),
-    (keys("control_model.input_hint_block.0.weight", "control_model.out.0.weight"), "ControlNet", "controlnet"),
-    (keys("zero_convs.0.0.weight", "input_blocks.0.0.weight"), "ControlNet", "controlnet"),
-    (keys("task_embedding", "controlnet_mid_block.weight"), "ControlNet Union", "controlnet"),
-    (keys("controlnet_mid_block.weight", "conv_in.weight"), "ControlNet (diffusers naming)", "controlnet"),
-    (keys("pos_embed_input.proj.weight", "transformer_blocks.0.attn.add_k_proj.weight"),
-     "ControlNet for SD3 (diffusers naming)", "controlnet"),
-    (keys("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "IP-Adapter", "controlnet"),
-    (keys("ip_adapter.0.to_q_lora.down.weight"), "IP-Adapter", "controlnet"),
-    (keys("body.0.in_conv.weight"), "T2I-Adapter", "controlnet"),
-    (keys("model.diffusion_model.double_blocks.0.img_attn.qkv.weight"), "FLUX checkpoint", ""),
-    (keys("double_blocks.0.img_attn.qkv.weight"), "FLUX checkpoint", ""),
-    (keys("model.diffusion_model.clip_txt_mapper.weight"), "Stable Cascade checkpoint", ""),
-    (keys("double_layers.0.attn.w1q.weight"), "AuraFlow checkpoint", ""),
-    (keys("transformer_blocks.0.attn.add_q_proj.weight"), "SD3 transformer in diffusers naming", "checkpoints"),
-    (keys("down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"), "U-Net in diffusers naming", "checkpoints"),
-    (keys("decoder.mid_block.attentions.0.to_q.weight"), "VAE in diffusers naming", "vae"),
-    (keys("taesd_decoder.1.weight"), "tiny preview autoencoder (TAESD)", "previews"),
-    (keys("decoder.layers.3.conv.0.weight", "encoder.layers.0.weight"), "tiny preview autoencoder (TAESD)", "previews"),
-    (keys("1.weight", "3.conv.0.weight"), "tiny preview autoencoder (TAESD)", "previews"),
-    (keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "upscaler", "upscalers"),
-    (keys("conv_first.weight", "body.0.rdb1.conv1.weight"), "upscaler", "upscalers"),
-    (keys("conv_first.weight", "layers.0.residual_group.blocks.0.norm1.weight"), "upscaler", "upscalers"),
-    (keys("vision_model.embeddings.patch_embedding.weight"), "CLIP vision encoder", "controlnet"),
-    (open_clip("sdxl_base", "conditioner.embedders.1.model."),
-     "CLIP-G text encoder (open_clip naming)", "text_encoders"),
-    (open_clip("sd21", "cond_stage_model.model."), "CLIP text encoder", "text_encoders"),
-    (keys("something.weight", "else.bias"), "unknown", ""),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("tensors", "kind", "folder"), OTHERS, ids=[f"{i}-{row[1]}" for i, row in enumerate(OTHERS)])
-def test_other_kinds_of_files_are_named_and_sent_to_their_folder(detected, tensors, kind, folder):
-    info = detected(tensors)
-    assert isinstance(info, OtherFile)
-    assert (info.kind, info.belongs_in) == (kind, folder)
-    assert 10 <= len(info.sentence) <= 400
 
 
 def test_unets_of_families_that_are_not_run_are_named(detected):
