@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from backend.errors import ModelCorrupt
 from backend.formats.configs import CLIPConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
@@ -24,6 +25,25 @@ def unet_config(part: Tensors) -> UNetConfig:
 
     Raises:
         ModelCorrupt: if a key that every U-Net has is missing or misshapen.
+    """
+    side = unet_input_side(part)
+    if not side.context_dim:
+        raise ModelCorrupt("The U-Net has no transformer blocks.", "Download the file again.")
+    depths = _depths(part)
+    return replace(
+        side,
+        out_channels=_shape(part, "out.2.weight", 4)[0],
+        depth_out=tuple(depths.get(f"output_blocks.{i}.1", 0) for i in range(count(part, "output_blocks"))),
+    )
+
+
+def unet_input_side(part: Tensors) -> UNetConfig:
+    """The input blocks and the middle of these keys, which is what a ControlNet has of a U-Net; no output blocks.
+
+    ``context_dim`` is 0 where there are no transformer blocks.
+
+    Raises:
+        ModelCorrupt: if a key that every such network has is missing or misshapen.
     """
     model_channels, in_channels, *_ = _shape(part, "input_blocks.0.0.weight", 4)
     depths = _depths(part)
@@ -46,21 +66,19 @@ def unet_config(part: Tensors) -> UNetConfig:
         raise ModelCorrupt("The U-Net has no residual blocks.", "Download the file again.")
     depth_mid = depths.get("middle_block.1", 0) if "middle_block.0.in_layers.2.weight" in part else None
     block = next((name for name in depths), None)
-    if block is None:
-        raise ModelCorrupt("The U-Net has no transformer blocks.", "Download the file again.")
-    linear = len(_shape(part, f"{block}.proj_in.weight")) == 2
+    linear = block is None or len(_shape(part, f"{block}.proj_in.weight")) == 2
     has_label = "label_emb.0.0.weight" in part
     sd1_heads = not linear and not has_label  # eight heads at every level
     return UNetConfig(
         in_channels=in_channels,
-        out_channels=_shape(part, "out.2.weight", 4)[0],
+        out_channels=in_channels,
         model_channels=model_channels,
         channel_mult=tuple(channel_mult),
         res_blocks=tuple(res_blocks),
         depth_in=tuple(depth_in),
         depth_mid=depth_mid,
-        depth_out=tuple(depths.get(f"output_blocks.{i}.1", 0) for i in range(count(part, "output_blocks"))),
-        context_dim=_shape(part, f"{block}.transformer_blocks.0.attn2.to_k.weight", 2)[1],
+        depth_out=(),
+        context_dim=_shape(part, f"{block}.transformer_blocks.0.attn2.to_k.weight", 2)[1] if block else 0,
         label_dim=_shape(part, "label_emb.0.0.weight", 2)[1] if has_label else None,
         head_dim=None if sd1_heads else HEAD_DIM,
         heads=8 if sd1_heads else None,

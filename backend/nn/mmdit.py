@@ -6,6 +6,7 @@ Source: Esser et al. 2024, arXiv:2403.03206, figure 2; MMDiT-X's second attentio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -184,6 +185,23 @@ class FinalLayer(StartsAtZero, nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
+def cropped_positions(table: Tensor, height: int, width: int, patch: int) -> Tensor:
+    """The middle of a square position table (1, side², hidden) for so many patches, (1, height * width, hidden).
+
+    Raises:
+        BadRequest: if the table is smaller.
+    """
+    side = math.isqrt(table.shape[1])
+    if height > side or width > side:
+        raise BadRequest(
+            f"This model's position table is {side} x {side} patches; the picture needs {width} x {height}.",
+            f"Choose a picture of at most {side * patch} latent pixels a side.",
+        )
+    top, left = (side - height) // 2, (side - width) // 2
+    square = table.view(1, side, side, -1)
+    return square[:, top : top + height, left : left + width].reshape(1, height * width, -1)
+
+
 class MMDiT(nn.Module):
     """Predict the velocity from a noisy latent, the timestep, the text tokens and the pooled text vector."""
 
@@ -221,15 +239,7 @@ class MMDiT(nn.Module):
 
     def positions(self, height: int, width: int) -> Tensor:
         """The middle of the position table for a picture of so many patches, (1, height * width, hidden)."""
-        side = self.config.pos_embed_side
-        if height > side or width > side:
-            raise BadRequest(
-                f"This model's position table is {side} x {side} patches; the picture needs {width} x {height}.",
-                f"Choose a picture of at most {side * self.config.patch_size} latent pixels a side.",
-            )
-        top, left = (side - height) // 2, (side - width) // 2
-        table = self.pos_embed.view(1, side, side, -1)
-        return table[:, top : top + height, left : left + width].reshape(1, height * width, -1)
+        return cropped_positions(self.pos_embed, height, width, self.config.patch_size)
 
     def prepare_context(self, context: Tensor) -> PreparedContext:
         """The embedded text tokens; they depend on the prompt and on these weights alone.

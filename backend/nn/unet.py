@@ -147,10 +147,11 @@ class Block(nn.ModuleList):
         return h
 
 
-class UNet(StartsAtZero, nn.Module):
-    """Predict eps or v from a noisy latent, the timestep, the text tokens and (SDXL) a pooled vector."""
+class UNetInputSide(nn.Module):
+    """Embedders, input blocks and middle block: what a ControlNet has of a U-Net.
 
-    zero_at_start = ("out.2",)
+    ``widths`` are the channels that each input block gives; the middle gives the last one's.
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -167,22 +168,56 @@ class UNet(StartsAtZero, nn.Module):
         depths = iter(config.depth_in)
         self.input_blocks = nn.ModuleList([Block([nn.Conv2d(config.in_channels, width, 3, padding=1)])])
         channels = width
-        skips = [channels]
+        self.widths = [channels]
         for level, (mult, blocks) in enumerate(zip(config.channel_mult, config.res_blocks, strict=True)):
             for _ in range(blocks):
                 self.input_blocks.append(_residual(config, channels, mult * width, next(depths)))
                 channels = mult * width
-                skips.append(channels)
+                self.widths.append(channels)
             if level < levels - 1:
                 self.input_blocks.append(Block([Downsample(channels)]))
-                skips.append(channels)
+                self.widths.append(channels)
 
         self.middle_block = Block()
         if config.depth_mid is not None:
             self.middle_block.extend(_residual(config, channels, channels, config.depth_mid))
             if config.depth_mid > 0:
                 self.middle_block.append(ResBlock(config, channels, channels))
+        self.number_transformer_blocks()
 
+    def number_transformer_blocks(self) -> None:
+        """Tell every transformer block its place among all of them."""
+        for index, block in enumerate(self.transformer_blocks()):
+            block.index = index
+
+    def transformer_blocks(self) -> list[TransformerBlock]:
+        """All transformer blocks in order of execution."""
+        return [module for module in self.modules() if isinstance(module, TransformerBlock)]
+
+    def prepare_context(self, context: Tensor) -> PreparedContext:
+        """Keys and values of every attention to the text; they depend on the prompt and on these weights alone.
+
+        Args:
+            context: (B, T, context_dim); one row serves a whole batch.
+        """
+        parts = tuple(block.attn2.keys_values(context) for block in self.transformer_blocks())
+        return PreparedContext(parts, tokens=context.shape[1])
+
+    def embed(self, x: Tensor, timestep: Tensor, pooled: Tensor | None) -> Tensor:
+        """The timestep (B,) and the pooled vector (B, label_dim) as what every residual block takes, (B, width * 4)."""
+        emb = self.time_embed(sinusoid(timestep, self.config.model_channels).to(x.dtype))
+        return emb if self.label_emb is None else emb + self.label_emb(pooled)
+
+
+class UNet(StartsAtZero, UNetInputSide):
+    """Predict eps or v from a noisy latent, the timestep, the text tokens and (SDXL) a pooled vector."""
+
+    zero_at_start = ("out.2",)
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        levels, width = len(config.channel_mult), config.model_channels
+        skips, channels = [*self.widths], self.widths[-1]
         depths = iter(config.depth_out)
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(levels)):
@@ -199,21 +234,7 @@ class UNet(StartsAtZero, nn.Module):
             SiLU(),
             nn.Conv2d(channels, config.out_channels, 3, padding=1),
         )
-        for index, block in enumerate(self.transformer_blocks()):
-            block.index = index
-
-    def transformer_blocks(self) -> list[TransformerBlock]:
-        """All transformer blocks in order of execution."""
-        return [module for module in self.modules() if isinstance(module, TransformerBlock)]
-
-    def prepare_context(self, context: Tensor) -> PreparedContext:
-        """Keys and values of every attention to the text; they depend on the prompt and on these weights alone.
-
-        Args:
-            context: (B, T, context_dim); one row serves a whole batch.
-        """
-        parts = tuple(block.attn2.keys_values(context) for block in self.transformer_blocks())
-        return PreparedContext(parts, tokens=context.shape[1])
+        self.number_transformer_blocks()
 
     def forward(
         self,
@@ -237,9 +258,7 @@ class UNet(StartsAtZero, nn.Module):
         """
         if isinstance(context, Tensor):
             context = self.prepare_context(context)
-        emb = self.time_embed(sinusoid(timestep, self.config.model_channels).to(x.dtype))
-        if self.label_emb is not None:
-            emb = emb + self.label_emb(pooled)
+        emb = self.embed(x, timestep, pooled)
 
         h = x
         skips: list[Tensor] = []
