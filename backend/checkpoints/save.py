@@ -74,6 +74,7 @@ def write_checkpoint(
     metadata: Mapping[str, str],
     dtype: torch.dtype | None = torch.float16,
     markers: Iterable[str] = (),
+    numbers: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write canonical modules or state dicts as one ``.safetensors`` file.
 
@@ -85,6 +86,7 @@ def write_checkpoint(
         metadata: header strings (``modelspec.*``, ``easel.*``); ``easel.format`` is added.
         dtype: of every floating-point tensor; ``None`` keeps each as it is.
         markers: names of empty tensors at top level (``v_pred``, ``ztsnr``).
+        numbers: small tensors at top level (``edm_mean``, ``edm_vpred.sigma_max``), in float32.
     Raises:
         BadRequest: for a part that the family does not have.
         DiskFull: if the file cannot be written.
@@ -97,6 +99,7 @@ def write_checkpoint(
         for key, tensor in _published(family, part, state).items():
             tensors[PREFIXES[family][part] + key] = _plain(tensor, dtype)
     tensors |= {name: torch.zeros(0) for name in markers}
+    tensors |= {name: _plain(tensor, torch.float32) for name, tensor in (numbers or {}).items()}
     write_tensors(path, tensors, {"easel.format": str(FORMAT_VERSION), **metadata})
 
 

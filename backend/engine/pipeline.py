@@ -186,7 +186,7 @@ def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
 
 
 def _counter_of(part: Part) -> Encoder:
-    return part if part in ("clip_l", "clip_g", "t5") else "clip"
+    return part if part in ("clip_l", "clip_g", "clip_h", "t5") else "clip"
 
 
 def prepare_start(job: Job, manager: ModelManager) -> Start:

@@ -22,6 +22,8 @@ EncodePoint = Callable[[Prompts], Conditioning]
 
 ENCODER_PROMPTS: dict[Part, str] = {"clip_l": "prompt_clip_l", "clip_g": "prompt_clip_g", "t5": "prompt_t5"}
 
+ENCODER_NAMES: Mapping[Part, str] = {"clip_l": "CLIP-L", "clip_g": "CLIP-G", "clip_h": "CLIP-H", "t5": "T5"}
+
 
 class Family(Protocol):
     """Networks, latent format and text stack that belong together; stateless."""
@@ -55,7 +57,7 @@ def require_parts(info: CheckpointInfo, parts: tuple[Part, ...]) -> tuple[Part, 
         raise ModelUnsupported(info.refusal, "Choose another checkpoint.", field="checkpoint")
     missing = [part for part in parts if part not in info.sources]
     if missing:
-        names = ", ".join({"clip_l": "CLIP-L", "clip_g": "CLIP-G", "t5": "T5"}.get(part, part) for part in missing)
+        names = ", ".join(ENCODER_NAMES.get(part, part) for part in missing)
         raise ModelUnsupported(
             f"{info.path.name} holds no {names}, which a prompt needs.",
             "Choose a checkpoint that includes its text encoders.",
@@ -77,7 +79,7 @@ def plan_prompts(
     main = parse_prompt(request.prompt, steps)
     plans: dict[Part, PromptPlan] = {}
     for part in parts:
-        own = getattr(request, ENCODER_PROMPTS[part])
+        own = getattr(request, ENCODER_PROMPTS[part]) if part in ENCODER_PROMPTS else None
         plans[part] = main if own is None else parse_prompt(own, steps, compose=False)
     return plans
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from backend.families.base import Family
+from backend.families.sd1 import SD1
 from backend.families.sd3 import SD3
 from backend.families.sdxl import SDXL
 
-FAMILIES: dict[str, Family] = {"sdxl": SDXL(), "sd3": SD3()}
+FAMILIES: dict[str, Family] = {"sd1": SD1("clip_l"), "sd2": SD1("clip_h"), "sdxl": SDXL(), "sd3": SD3()}

@@ -1,4 +1,4 @@
-"""The two CLIP encoders that SDXL and SD3 share, run on one prompt."""
+"""CLIP encoders run on one prompt: the two that SDXL and SD3 share, or one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
 from backend.errors import ModelUnsupported
 from backend.families.base import Models, Prompts, joined_clip
 from backend.formats.configs import CheckpointInfo, CLIPConfig, Part
+from backend.formats.constants import CLIP_SKIP
 from backend.request import GenerationRequest
 from backend.text.encode import ClipFeatures, encode_clip
 from backend.text.prompt import ParsedPrompt
 from backend.text.tokenize import clip_tokenizer
 
-PENULTIMATE = 2  # the CLIP layer of SDXL and SD3, counted from the last
 _EMPTY = ParsedPrompt(((),))
 
 
@@ -29,18 +29,25 @@ class ClipPair(NamedTuple):
 
 def encode_clip_pair(models: Models, info: CheckpointInfo, request: GenerationRequest, prompts: Prompts) -> ClipPair:
     """Run CLIP-L and CLIP-G on their prompts, at the request's layer and emphasis."""
-    clip_l = _encode(models, info, request, "clip_l", prompts["clip_l"])
-    clip_g = _encode(models, info, request, "clip_g", prompts["clip_g"])
+    clip_l = encode_one_clip(models, info, request, "clip_l", prompts["clip_l"])
+    clip_g = encode_one_clip(models, info, request, "clip_g", prompts["clip_g"])
     empty_l = empty_g = None
     if clip_l.hidden.shape[1] != clip_g.hidden.shape[1]:
-        empty_l = _encode(models, info, request, "clip_l", _EMPTY).hidden
-        empty_g = _encode(models, info, request, "clip_g", _EMPTY).hidden
+        empty_l = encode_one_clip(models, info, request, "clip_l", _EMPTY).hidden
+        empty_g = encode_one_clip(models, info, request, "clip_g", _EMPTY).hidden
     return ClipPair(joined_clip(clip_l, clip_g, empty_l, empty_g), clip_l, clip_g)
 
 
-def _encode(
-    models: Models, info: CheckpointInfo, request: GenerationRequest, part: Part, prompt: ParsedPrompt
+def encode_one_clip(
+    models: Models,
+    info: CheckpointInfo,
+    request: GenerationRequest,
+    part: Part,
+    prompt: ParsedPrompt,
+    *,
+    final_norm: bool = False,
 ) -> ClipFeatures:
+    """Run one CLIP encoder on its prompt, at the request's layer (the family's where it is open) and emphasis."""
     config = cast("CLIPConfig | None", getattr(info, part))
     if config is None:
         raise ModelUnsupported(f"{info.path.name} has no text encoder {part}.", field="checkpoint")
@@ -49,6 +56,7 @@ def _encode(
         clip_tokenizer(info, part),
         config,
         prompt,
-        clip_skip=request.clip_skip or PENULTIMATE,
+        clip_skip=request.clip_skip or CLIP_SKIP[info.family],
+        final_norm=final_norm,
         emphasis=request.emphasis,
     )

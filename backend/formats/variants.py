@@ -91,14 +91,14 @@ SD1_VARIANTS: Sequence[Variant] = (
     Variant("SD1.5 instruct-pix2pix", _edits,
             refusal="SD1.5 instruct-pix2pix checkpoints (8 inputs) are not supported yet."),
     Variant("SD1.5 with other inputs", _other_inputs, refusal=_INPUTS_REFUSAL),
-    Variant("SD1.5", _always, refusal="SD1.5 checkpoints are not supported yet."),
+    Variant("SD1.5", _always),
 )  # fmt: skip
 
 SD2_VARIANTS: Sequence[Variant] = (
     Variant("SD2 inpainting", _inpaints, refusal="SD2 inpainting checkpoints (9 inputs) are not supported yet."),
     Variant("SD2 depth", _sees_depth, refusal="SD2 depth checkpoints (5 inputs) are not supported yet."),
     Variant("SD2 with other inputs", _other_inputs, refusal=_INPUTS_REFUSAL),
-    Variant("SD2", _always, refusal="SD2 checkpoints are not supported yet."),
+    Variant("SD2", _always),
 )
 
 SDXL_REFINER_VARIANTS: Sequence[Variant] = (

@@ -24,7 +24,7 @@ class ClipFeatures:
     """One prompt through one CLIP encoder.
 
     Attributes:
-        hidden: (1, positions * chunks, width), the chosen layer without the final norm, emphasised.
+        hidden: (1, positions * chunks, width), the chosen layer, emphasised; normed only where that was asked for.
         pooled_projected: (1, projection_dim), from the first chunk; SDXL and SD3 take CLIP-G's.
         pooled_unprojected: (1, width), the same before the projection.
     """
@@ -42,12 +42,14 @@ def encode_clip(
     prompt: ParsedPrompt,
     *,
     clip_skip: int,
+    final_norm: bool = False,
     emphasis: Emphasis = "original",
 ) -> ClipFeatures:
     """Encode all chunks of a prompt and lay them end to end; weights act on ``hidden`` only.
 
     Args:
         clip_skip: 1 is the last layer, 2 the one before (SDXL, SD3).
+        final_norm: as in ``clip_states``.
     Raises:
         BadRequest: if the encoder has no such layer.
     """
@@ -57,7 +59,7 @@ def encode_clip(
     is_interpolated = emphasis == "interpolate" and bool((weights != 1).any())
     if is_interpolated:  # the empty prompt goes along as the last row
         rows.append((config.bos, config.eos, *(config.pad,) * (config.positions - 2)))
-    states = clip_states(model, _as_ids(rows, model), eos=config.eos, clip_skip=clip_skip)
+    states = clip_states(model, _as_ids(rows, model), eos=config.eos, clip_skip=clip_skip, final_norm=final_norm)
     hidden = states.hidden[: len(chunks)]
     empty = states.hidden[-1:] if is_interpolated else None
     hidden = emphasise(hidden, weights, emphasis, empty=empty)

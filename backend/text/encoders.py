@@ -23,7 +23,7 @@ class ClipStates:
     """What one CLIP forward gives for a batch of chunks.
 
     Attributes:
-        hidden: (B, T, width), the chosen layer, without the final norm.
+        hidden: (B, T, width), the chosen layer; normed only where that was asked for.
         pooled_unprojected: (B, width), the last layer after the final norm at the first end token.
         pooled_projected: (B, projection_dim), the same through ``text_projection`` (as it is where there is none).
     """
@@ -102,7 +102,9 @@ def build_t5(config: T5Config) -> T5EncoderModel:
     return model.eval()
 
 
-def clip_states(model: CLIPTextModelWithProjection, ids: Tensor, *, eos: int, clip_skip: int) -> ClipStates:
+def clip_states(
+    model: CLIPTextModelWithProjection, ids: Tensor, *, eos: int, clip_skip: int, final_norm: bool = False
+) -> ClipStates:
     """Run a batch of whole chunks; gradients flow where they are enabled.
 
     The attention is causal and no token is masked out: padding is read too, as SDXL and SD3 expect.
@@ -111,6 +113,8 @@ def clip_states(model: CLIPTextModelWithProjection, ids: Tensor, *, eos: int, cl
         ids: (B, T) int64, begin token first, T at most the model's positions.
         eos: the end token's id; its first place is pooled (CLIP-L also pads with it).
         clip_skip: 1 is the last layer, 2 the one before.
+        final_norm: the encoder's last norm acts on ``hidden``, whichever layer that is (SD1, SD2); SDXL and SD3 take
+            the layer as it is.
     Raises:
         BadRequest: if the encoder has no such layer.
     """
@@ -125,7 +129,10 @@ def clip_states(model: CLIPTextModelWithProjection, ids: Tensor, *, eos: int, cl
     output = text_model(input_ids=ids, output_hidden_states=True)
     first_eos = (ids == eos).int().argmax(dim=-1)  # (B,); not transformers' pooling, which has a legacy rule for eos 2
     pooled = output.last_hidden_state[torch.arange(ids.shape[0], device=ids.device), first_eos]
-    return ClipStates(output.hidden_states[-clip_skip], pooled, model.text_projection(pooled))
+    hidden = output.hidden_states[-clip_skip]
+    if final_norm:
+        hidden = text_model.final_layer_norm(hidden)
+    return ClipStates(hidden, pooled, model.text_projection(pooled))
 
 
 def t5_states(model: T5EncoderModel, ids: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ COMMA_REACH = 20  # tokens after the last comma that may move to the next chunk 
 T5_PAD = 0
 T5_EOS = 1
 
-Encoder = Literal["clip", "clip_l", "clip_g", "t5"]  # "clip": whichever the checkpoint has
+Encoder = Literal["clip", "clip_l", "clip_g", "clip_h", "t5"]  # "clip": whichever the checkpoint has
 
 
 class Token(NamedTuple):
@@ -174,12 +174,12 @@ def _t5(config: T5Config, tokenizer_json: str | None) -> T5Tokenizer:
 
 
 def clip_tokenizer(info: CheckpointInfo, which: Part) -> ClipTokenizer:
-    """The tokenizer of one of a checkpoint's CLIP encoders ("clip_l", "clip_g"), kept for the next call.
+    """The tokenizer of one of a checkpoint's CLIP encoders ("clip_l", "clip_g", "clip_h"), kept for the next call.
 
     Raises:
         ModelUnsupported: if the checkpoint has no such encoder.
     """
-    config = info.clip_g if which == "clip_g" else info.clip_l
+    config = {"clip_l": info.clip_l, "clip_g": info.clip_g, "clip_h": info.clip_h}.get(which)
     if config is None:
         raise ModelUnsupported(f"{info.name} holds no text encoder {which}.", field="checkpoint")
     return _clip(config, info.tokenizer_clip)
@@ -228,9 +228,9 @@ def length_notes(info: CheckpointInfo, prompt: ParsedPrompt, encoder: Encoder = 
 
 
 def _clip_part(info: CheckpointInfo, encoder: Encoder) -> Part:
-    if encoder == "clip_l" or encoder == "clip_g":  # so that the type narrows
+    if encoder == "clip_l" or encoder == "clip_g" or encoder == "clip_h":  # so that the type narrows
         return encoder
-    return "clip_l" if info.clip_l else "clip_g"
+    return "clip_l" if info.clip_l else "clip_g" if info.clip_g else "clip_h"
 
 
 def _clip_style(model: BPE) -> Tokenizer:

@@ -34,7 +34,9 @@ def diffusers_vae(config: VAEConfig, latent: LatentConstants | None = None) -> A
     from diffusers import AutoencoderKL
 
     levels = len(config.channel_mult)
-    scaling = {"scaling_factor": latent.scale, "shift_factor": latent.shift} if latent else {}
+    scaling: dict[str, Any] = {"scaling_factor": latent.scale, "shift_factor": latent.shift} if latent else {}
+    if latent and latent.deviations:
+        scaling |= {"latents_mean": list(latent.means), "latents_std": list(latent.deviations), "shift_factor": None}
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,

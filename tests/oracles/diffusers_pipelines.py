@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -31,8 +32,9 @@ class OracleTokenizer:
         return self._tokenizer.encode(prompt, add_special_tokens=False).tokens
 
     def __call__(
-        self, prompts: Sequence[str], *, padding: str, max_length: int | None = None, **_: object
+        self, prompts: str | Sequence[str], *, padding: str, max_length: int | None = None, **_: object
     ) -> SimpleNamespace:
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         rows = [
             [*self._begin, *self._tokenizer.encode(prompt, add_special_tokens=False).ids, self._end]
             for prompt in prompts
@@ -79,8 +81,65 @@ def t5(config: T5Config, weights: Mapping[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
+def clip_h_of_sd2(config: CLIPConfig, weights: Mapping[str, Tensor]) -> nn.Module:
+    """CLIP-H as SD2's folders have it: without its last layer, so that the final norm acts on the one before."""
+    last = f"text_model.encoder.layers.{config.layers - 1}."
+    kept = {key: t for key, t in weights.items() if not key.startswith((last, "text_projection"))}
+    return clip_without_projection(replace(config, layers=config.layers - 1), kept)
+
+
+def sd1_pipeline(info: CheckpointInfo, models: Models, clip_json: str) -> Any:
+    """SD1 with CLIP-L, or SD2 with CLIP-H, eps or v as the checkpoint says."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+
+    assert isinstance(info.denoiser, UNetConfig)
+    config = info.clip_l or info.clip_h
+    assert config is not None
+    unet = diffusers_unet(info.denoiser)
+    unet.load_state_dict(unet_to_diffusers(models["denoiser"].state_dict(), info.denoiser))
+    if info.clip_l:
+        encoder = clip_without_projection(config, models["clip_l"].state_dict())
+    else:
+        encoder = clip_h_of_sd2(config, models["clip_h"].state_dict())
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+        prediction_type="v_prediction" if info.prediction == "v" else "epsilon",
+        rescale_betas_zero_snr=info.zero_terminal_snr,
+    )  # fmt: skip
+    return _quiet(
+        StableDiffusionPipeline(
+            vae=_vae(info, models),
+            text_encoder=cast("Any", encoder),
+            tokenizer=cast("Any", _clip_tokenizer(config, clip_json)),
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=cast("Any", None),
+            feature_extractor=cast("Any", None),
+            requires_safety_checker=False,
+        )
+    )
+
+
+def sdxl_scheduler(info: CheckpointInfo) -> Any:
+    """The scheduler that goes with what the checkpoint's denoiser outputs."""
+    from diffusers import EDMEulerScheduler, EulerDiscreteScheduler
+
+    if info.prediction in ("edm", "edm_v"):
+        low, high = info.sigma_range or (0.002, 80.0)
+        is_v = info.prediction == "edm_v"
+        return EDMEulerScheduler(
+            sigma_min=low, sigma_max=high, sigma_data=1.0 if is_v else 0.5,
+            prediction_type="v_prediction" if is_v else "epsilon",
+        )  # fmt: skip
+    return EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+        prediction_type="v_prediction" if info.prediction == "v" else "epsilon",
+        rescale_betas_zero_snr=info.zero_terminal_snr,
+    )  # fmt: skip
+
+
 def sdxl_pipeline(info: CheckpointInfo, models: Models, clip_json: str) -> Any:
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from diffusers import StableDiffusionXLPipeline
 
     assert isinstance(info.denoiser, UNetConfig)
     assert info.clip_l is not None
@@ -95,7 +154,7 @@ def sdxl_pipeline(info: CheckpointInfo, models: Models, clip_json: str) -> Any:
             tokenizer=cast("Any", _clip_tokenizer(info.clip_l, clip_json)),
             tokenizer_2=cast("Any", _clip_tokenizer(info.clip_g, clip_json)),
             unet=unet,
-            scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+            scheduler=sdxl_scheduler(info),
             add_watermarker=False,
         )
     )

@@ -3,7 +3,7 @@
   "use strict";
 
   const { el } = easel;
-  const FAMILIES = { sdxl: "SDXL", sd3: "SD3.5" };
+  const FAMILIES = { sd1: "SD1.5", sd2: "SD2", sdxl: "SDXL", sd3: "SD3.5" };
   const size = (easel.size = (bytes) =>
     bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : bytes >= 2 ** 20 ? `${Math.round(bytes / 2 ** 20)} MiB` : `${Math.ceil((bytes || 0) / 1024)} KiB`);
 
