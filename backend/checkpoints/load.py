@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from backend.checkpoints.convert import StateDict, clip_from_open_clip
 from backend.checkpoints.diffusers_layout import from_diffusers
 from backend.errors import Internal, ModelCorrupt, ModelUnsupported, NotFound
+from backend.formats.complete import counted
 from backend.formats.configs import (
     CheckpointInfo,
     CLIPConfig,
@@ -140,10 +141,5 @@ def _check_fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
         ],
         "not floating-point numbers": [key for key, tensor in found.items() if not tensor.is_floating_point()],
     }
-    sentences = [
-        f"{len(keys)} {trouble} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for trouble, keys in troubles.items()
-        if keys
-    ]
-    if sentences:
-        raise ModelCorrupt(f"The {what} is not complete: tensors {'; '.join(sentences)}.", _AGAIN)
+    if any(troubles.values()):
+        raise ModelCorrupt(f"The {what} is not complete: {counted(troubles)}.", _AGAIN)

@@ -11,6 +11,7 @@ from typing import cast
 
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
+from backend.formats.complete import check_complete
 from backend.formats.configs import (
     CheckpointInfo,
     CLIPConfig,
@@ -21,6 +22,7 @@ from backend.formats.configs import (
     T5Config,
     UNetConfig,
 )
+from backend.formats.expected import Config
 from backend.formats.families import FAMILIES, FOREIGN_UNETS, FamilyRow, Network
 from backend.formats.kinds import Kind
 from backend.formats.layout import PREFIXES, is_nuisance, part_tensors
@@ -40,12 +42,13 @@ from backend.formats.variants import VARIANTS, Source
 
 _SCALED_REFUSAL = "Weights with a scale beside them (scaled fp8) are not supported yet."
 
-_ABSENCES: Mapping[Part, str] = {
-    "vae": "It has no VAE.",
-    "clip_l": "It has no CLIP-L text encoder.",
-    "clip_g": "It has no CLIP-G text encoder.",
-    "clip_h": "It has no CLIP-H text encoder.",
-    "t5": "It has no T5 text encoder.",
+PART_NAMES: Mapping[Part, str] = {
+    "denoiser": "denoiser",
+    "vae": "VAE",
+    "clip_l": "CLIP-L text encoder",
+    "clip_g": "CLIP-G text encoder",
+    "clip_h": "CLIP-H text encoder",
+    "t5": "T5 text encoder",
 }
 
 
@@ -77,6 +80,9 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
         raise ModelCorrupt(f"Its VAE has {vae.latent_channels} channels, its denoiser {latent.channels}.")
     encoders = encoder_configs(parts, metadata)
     if not variant.refusal:
+        configs: Mapping[Part, Config | None] = {"denoiser": denoiser, "vae": vae, **encoders}
+        for part, (_, found) in parts.items():
+            check_complete(cast("Config", configs[part]), found, PART_NAMES[part])
         _check_widths(family, denoiser, encoders)
     sources = part_sources(header, parts, layouts)
     scaled = sources["denoiser"].precision == "fp8 scaled"
@@ -114,12 +120,18 @@ def _check_denoiser(denoiser: UNetConfig | MMDiTConfig) -> None:
         return
     if (denoiser.head_dim is None) == (denoiser.heads is None):
         raise ModelCorrupt("The header field easel.unet must set either head_dim or heads.")
+    if len(denoiser.depth_out) != sum(denoiser.res_blocks) + len(denoiser.res_blocks):
+        raise ModelCorrupt(
+            f"Its U-Net has {sum(denoiser.res_blocks)} residual blocks on the way down, which need "
+            f"{sum(denoiser.res_blocks) + len(denoiser.res_blocks)} on the way up; it has {len(denoiser.depth_out)}.",
+            "Download the file again.",
+        )
     for mult in denoiser.channel_mult:
         check_divides(denoiser.norm_groups, denoiser.model_channels * mult, "norm groups of the U-Net")
 
 
 def _absences(family: Family, parts: Parts) -> list[str]:
-    return [_ABSENCES[part] for part in PREFIXES[family] if part not in parts]
+    return [f"It has no {PART_NAMES[part]}." for part in PREFIXES[family] if part not in parts]
 
 
 def _leftovers(tensors: Tensors, parts: Parts) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
 from backend.formats.checkpoint import checkpoint
+from backend.formats.complete import check_complete
 from backend.formats.configs import CheckpointInfo, Layout, OtherFile, PartSource, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.families import NETWORKS
@@ -64,6 +65,7 @@ def _vae_file(header: Header, prefix: str, layouts: Mapping[str, Layout]) -> Vae
     config = vae_config(tensors, header.metadata)
     if config.latent_channels not in VAE_LATENTS:
         return _other(header, Kind(f"VAE with {config.latent_channels} latent channels", ""))
+    check_complete(config, tensors, "VAE")
     published, note = VAE_LATENTS[config.latent_channels]
     is_told = "easel.latent" in header.metadata
     return VaeInfo(

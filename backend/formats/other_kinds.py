@@ -87,7 +87,6 @@ OTHER_KINDS: Sequence[Kind] = (
          # pictures come as 8x8 or 16x16 pixels to a place, of one or three colours
          made_for=(MadeFor("SDXL", r"(^|adapter\.)(conv_in|body\.0\.in_conv)\.weight$", 1, (256, 768)),
                    MadeFor("SD1.5", r"(^|adapter\.)(conv_in|body\.0\.in_conv)\.weight$", 1, (64, 192)))),
-    Kind("AnimateDiff motion module", "", pattern=r"\.motion_modules\.\d"),
     Kind("LoRA", "loras",
          pattern=r"^(lora_|lycoris_|bundle_emb\.)|[._]lora_(A|B|down|up|mid)\.|_lora\.(down|up)\.|\.lora\.(down|up)\."
                  r"|\.lora_linear_layer\.|\.lora_magnitude_vector"
@@ -120,6 +119,7 @@ OTHER_KINDS: Sequence[Kind] = (
     Kind("SD3 transformer in diffusers naming", "checkpoints", has=("transformer_blocks.0.attn.add_q_proj.weight",)),
     Kind("U-Net in diffusers naming", "checkpoints",
          has=("down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.norm1.weight")),
+    Kind("AnimateDiff motion module", "", pattern=r"\.motion_modules\.\d"),
     Kind("CLIP vision encoder", "controlnet",
          has=("vision_model.embeddings.patch_embedding.weight", "visual.proj",
               "visual.transformer.resblocks.0.ln_1.weight")),

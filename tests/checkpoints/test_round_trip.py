@@ -228,7 +228,7 @@ def test_sd1_file_of_2022_without_the_head_of_its_encoder_keys_loads(tmp_path, w
 
 
 @pytest.mark.parametrize(("family", "part"), CASES)
-def test_missing_unexpected_and_misshapen_tensors_are_counted_and_named(tmp_path, tensors_of, family, part):
+def test_missing_unexpected_and_misshapen_tensors_are_counted_and_named(tmp_path, written, tensors_of, family, part):
     tensors, metadata = tensors_of(family)
     prefix = PREFIXES[family][part]
     mine = sorted(key for key in tensors if key.startswith(prefix))
@@ -239,14 +239,22 @@ def test_missing_unexpected_and_misshapen_tensors_are_counted_and_named(tmp_path
     tensors[misshapen] = torch.ones(3)
     for number in range(5):
         tensors[f"{prefix}stray.{number}"] = torch.zeros(1)
-    info = rewritten(tmp_path, tensors, metadata)
-    with pytest.raises(ModelCorrupt) as caught:
-        load_part(info, part)
-    what = caught.value.what
-    assert "1 missing" in what
-    assert "5 unexpected (stray.0, stray.1, stray.2, ...)" in what
-    assert "1 of another shape" in what
-    assert "[3] instead of" in what
+    with pytest.raises(ModelCorrupt) as told_at_load:  # the file has changed since it was detected
+        write_tensors(tmp_path / "changed.safetensors", tensors, metadata)
+        info = written[family][0]
+        source = replace(info.sources[part], paths=(tmp_path / "changed.safetensors",))
+        load_part(replace(info, sources={part: source}), part)
+    assert "1 missing" in told_at_load.value.what
+    told = [told_at_load.value.what]
+    if not info.refusal:
+        with pytest.raises(ModelCorrupt) as told_by_header:
+            rewritten(tmp_path, tensors, metadata)
+        told.append(told_by_header.value.what)
+        assert f"missing ({lost.removeprefix(prefix)})" in told[-1]
+    for what in told:
+        assert "5 unexpected (stray.0, stray.1, stray.2, ...)" in what
+        assert "1 of another shape" in what
+        assert "[3] instead of" in what
 
 
 def test_integer_weights_are_refused(tmp_path, tensors_of):
