@@ -14,7 +14,7 @@ from transformers.models.t5.modeling_t5 import T5EncoderModel
 
 from backend.diffusion.conditioning import Conditioning
 from backend.families.sdxl import SIZE_WAVES
-from backend.families.text_stack import PENULTIMATE
+from backend.formats.constants import CLIP_SKIP
 from backend.nn.layers import sinusoid
 from backend.text.encoders import build_clip, build_t5, clip_states, t5_states
 from backend.text.prompt import ParsedPrompt, Piece
@@ -81,11 +81,12 @@ def encode_captions(
         dropped: (B,) bool: SDXL rows that are zeroed, as its empty negative prompt is.
         use_t5: SD3: append T5's tokens; otherwise the context is CLIP's tokens alone.
     """
+    skip = CLIP_SKIP[recipe.family]
     left = clip_states(
-        cast("CLIPTextModelWithProjection", encoders["clip_l"]), ids[0], eos=recipe.clip_l.eos, clip_skip=PENULTIMATE
+        cast("CLIPTextModelWithProjection", encoders["clip_l"]), ids[0], eos=recipe.clip_l.eos, clip_skip=skip
     )
     right = clip_states(
-        cast("CLIPTextModelWithProjection", encoders["clip_g"]), ids[1], eos=recipe.clip_g.eos, clip_skip=PENULTIMATE
+        cast("CLIPTextModelWithProjection", encoders["clip_g"]), ids[1], eos=recipe.clip_g.eos, clip_skip=skip
     )
     context = torch.cat([left.hidden, right.hidden], dim=-1)
     if recipe.family == "sdxl":
