@@ -1,8 +1,8 @@
 """Looks after the model folders in the background: new files are noticed, read, and later hashed.
 
 Folders are gone through every few seconds rather than watched by the system: that also sees network drives, linked
-folders and files that grow in place, needs no library, and takes some 50 ms for 5,000 files. Where it takes longer it
-is done more rarely, so that it never costs more than a fiftieth of a core.
+folders and files that grow in place, needs no library, and takes some 70 ms for 5,000 files. Where it takes longer it
+is done more rarely, so that it never costs more than a fiftieth of a core or a sixth of a slow drive's time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backend.records.catalog import Catalog
 from backend.records.entries import ModelEntry
 
 LOOK_SECONDS = 2.0
-LOOK_SHARE = 50  # a look is followed by a pause of so many times its length
+LOOK_SHARES = (50, 5)  # a look is followed by a pause of so many times its processor time, and its length
 READ_SECONDS = 0.5  # of reading headers before the folders are looked at again
 HASH_AFTER = 30.0  # seconds: page, engine and first picture come first
 BUSY_SECONDS = 0.5  # between two questions whether a job waits or runs
@@ -55,17 +55,18 @@ class ModelWatch:
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            started = time.perf_counter()
+            pause = LOOK_SECONDS
             try:
+                busy, started = time.thread_time(), time.perf_counter()
                 self._catalog.look()
-                took = time.perf_counter() - started
+                busy, length = time.thread_time() - busy, time.perf_counter() - started
+                pause = max(pause, busy * LOOK_SHARES[0], length * LOOK_SHARES[1])
                 while self._catalog.read_on(READ_SECONDS) and not self._stopping.is_set():
                     time.sleep(0)  # requests come first
                 self._catalog.heed()
             except Exception:
                 log.exception("a fault while model folders were looked at")
-                took = LOOK_SECONDS
-            self._stopping.wait(max(LOOK_SECONDS, took * LOOK_SHARE))
+            self._stopping.wait(pause)
 
     def _hash(self) -> None:
         _be_nice()

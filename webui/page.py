@@ -119,8 +119,8 @@ def _wire_bridge(bridge: Bridge, bar: QuickBar) -> None:
     bar.bridge.restore(bridge.restore, **quiet).then(None, shared, js="(...shared) => easel.restored(shared)")
     bar.bridge.apply(bridge.apply, **quiet)
     bar.bridge.wanted(bridge.wanted, **quiet).then(None, js="() => easel.wantedShown()")
-    bar.refresh.click(bridge.rescan, **quiet).then(None, js="() => easel.modelsChanged()")
-    bar.fields["checkpoint"].input(None, bar.fields["checkpoint"], js="(name) => easel.checkpointChosen(name, true)")
+    bar.bridge.rescan(bridge.rescan, **quiet)
+    bar.refresh.click(bridge.look, **quiet).then(None, js="() => easel.modelsChanged()")
     bar.defaults.click(None, bar.fields["checkpoint"], js="(name) => easel.checkpointChosen(name, false)")
     gr.on(
         [component.change for component in shared],

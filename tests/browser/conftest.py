@@ -166,7 +166,9 @@ class Studio:
 
     def choose_checkpoint(self, name: str) -> None:
         """Choose it and wait until what it wants stands in the form."""
-        self.choose("sd_model_checkpoint", name)
+        self.page.locator("#checkpoint_picker button").click()
+        self.page.get_by_role("combobox", name="Search checkpoints").fill(name)
+        self.page.locator(".picker-option").filter(has=self.page.get_by_text(name, exact=True)).click()
         self.page.wait_for_function("name => easel.form.shared.checkpoint === name && !easel.isWaiting", arg=name)
 
     def newest(self) -> dict:

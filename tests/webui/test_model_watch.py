@@ -16,7 +16,7 @@ from webui.model_watch import ModelWatch
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(model_watch, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(model_watch, "LOOK_SHARE", 1)
+    monkeypatch.setattr(model_watch, "LOOK_SHARES", (0, 0))
     monkeypatch.setattr(model_watch, "BUSY_SECONDS", 0.01)
 
 

@@ -7,12 +7,14 @@
   const DOUBLE_CLICK = 600; // ms
   const form = { shared: {}, tabs: Object.fromEntries(TABS.map((tab) => [tab, {}])) };
   const lastClick = {};
-  let ready = false, models = [], chosen = "";
+  let ready = false, chosen = "";
   easel.form = form;
 
   // Called by gradio with every component's value whenever one of them changes.
   easel.remember = (place, names, values) => {
     const kept = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    if (place === "shared" && easel.isWaiting) kept.checkpoint = chosen; // an older choice's answer comes late
+    else if (place === "shared") chosen = kept.checkpoint;
     if (place === "shared") form.shared = kept;
     else form.tabs[place] = kept;
     if (ready) easel.store.write("form", form);
@@ -31,17 +33,7 @@
 
   // -- the checkpoint: its family decides which controls show; its last used values come back with it
 
-  easel.modelsChanged = async () => {
-    try {
-      const answer = await easel.api("models");
-      models = Array.isArray(answer) ? answer : answer.models;
-    } catch (error) {
-      if (!error.away) easel.toast(error.message, "error");
-    }
-    showFamily();
-    easel.emit("models", models);
-  };
-  easel.checkpoint = () => models.find((entry) => entry.folder === "checkpoints" && entry.name === form.shared.checkpoint);
+  easel.checkpoint = () => easel.modelNamed(form.shared.checkpoint, "checkpoints");
   easel.family = () => (easel.checkpoint() || {}).family || "";
   function showFamily() {
     const family = easel.family();
@@ -61,8 +53,10 @@
   easel.checkpointChosen = (name, useMemory) => {
     const remembered = useMemory ? easel.store.read("checkpoints", {})[name] : undefined;
     if (useMemory && name === chosen) return;
-    chosen = name;
+    chosen = form.shared.checkpoint = name; // at once: Generate may be pressed before the server has answered
     easel.isWaiting = true;
+    showFamily();
+    easel.emit("form", "shared");
     easel.send("wanted", { checkpoint: name, remembered: remembered || {} });
   };
 
@@ -92,7 +86,8 @@
         throw error;
       }
     }
-    const named = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    if (form.shared.checkpoint) filled.checkpoint = form.shared.checkpoint;
+    const named = { ...Object.fromEntries(names.map((name, i) => [name, values[i]])), checkpoint: form.shared.checkpoint };
     rememberForCheckpoint(named.checkpoint, named);
     return values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
   };
@@ -130,6 +125,6 @@
     throw new Error(`The ${tab} tab did not open.`);
   };
 
-  easel.whenReady(easel.modelsChanged);
+  easel.on("models", showFamily);
   easel.tabs = TABS;
 })(window.easel);

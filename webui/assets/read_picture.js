@@ -50,7 +50,7 @@
 
     async function send(tab) {
       const values = info.picture || info.request; // this picture's own seed, not its whole batch
-      easel.send("apply", values ? { tab, values } : { tab, text: info.parameters });
+      easel.send("apply", values ? { tab, values, facts: info.facts } : { tab, text: info.parameters });
       easel.showTab(tab);
       if (tab === "txt2img") return;
       try {

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from backend.errors import UserError
 from backend.records.metadata import read_parameters
 from backend.records.registry import Registry
 from webui.form import Control, field_schema, to_components
 from webui.parts import choices
+from webui.parts.known_files import known_files
 from webui.tabs.generation import GenerationTab
 
 if TYPE_CHECKING:
     from webui.studio import Studio
 
-EVENTS = ("restore", "apply", "wanted")
+EVENTS = ("restore", "apply", "wanted", "rescan")
 Updates = dict[Control, Any]
 
 
@@ -46,7 +49,8 @@ class Bridge:
         """When the page opens: fresh lists, then what the browser remembers of the form."""
         kept = _mapping(event._data)
         updates = self._lists()
-        shared = self._known_files(_mapping(kept.get("shared")))
+        shared, _ = known_files(self.studio, _mapping(kept.get("shared")), {})
+        shared.setdefault("checkpoint", choices.first_checkpoint(self.studio))
         for component, value in to_components(shared, self.shared).items():
             updates[component] = _with_value(updates.get(component), value)
         tabs = _mapping(kept.get("tabs"))
@@ -56,35 +60,41 @@ class Bridge:
         return updates
 
     def rescan(self) -> Updates:
-        """Model files may have come or gone: fresh lists."""
+        """Model files have come or gone: fresh lists."""
+        return self._lists()
+
+    def look(self) -> Updates:
+        """Look for model files now; the page asks for the list afterwards."""
+        self.studio.catalog.look()
         return self._lists()
 
     def apply(self, event: gr.EventData) -> Updates:
-        """Parameters for one tab: request fields (``values``), or the parameters text of a picture (``text``)."""
+        """Parameters for one tab: request fields (``values``, with ``facts``), or a picture's parameters (``text``)."""
         data = _mapping(event._data)
         tab = self.tabs.get(str(data.get("tab")))
         if tab is None:
             return {}
-        values, notes = _mapping(data.get("values")), []
+        values, notes, facts = _mapping(data.get("values")), [], _mapping(data.get("facts"))
         if isinstance(data.get("text"), str):
             values, notes = read_text(data["text"], self.studio.registry)
-        shared = self._known_files(values)
-        gone = [k for k in ("checkpoint", "vae") if values.get(k) and k not in shared]
-        notes += [f"{field_schema(k)['title']} {values[k]!r} is not here; the chosen one stays." for k in gone]
-        notify(notes)
+            facts = read_parameters(data["text"], self.studio.registry).facts
+        shared, told = known_files(self.studio, values, facts)
+        notify([*notes, *told])
         return to_components(values, tab.fields) | to_components(shared, self.shared)
 
     def wanted(self, event: gr.EventData) -> Updates:
         """The checkpoint changed: its own defaults, or what the browser remembers for it, go into all three tabs."""
         data = _mapping(event._data)
         name = str(data.get("checkpoint", ""))
-        values = choices.wanted_by(self.studio, name)
-        if not values:
+        try:
+            values = asdict(self.studio.catalog.checkpoint(name).defaults)
+        except UserError as error:  # gone since
+            notify([str(error)])
             return {}
         values |= {k: v for k, v in _mapping(data.get("remembered")).items() if k in values}
         known = {k: v for k, v in values.items() if v is not None}
         notify([f"{name} wants {self._in_words(known)}."])
-        updates: Updates = {}
+        updates: Updates = {self.shared["checkpoint"]: name}
         for tab in self.tabs.values():
             updates |= to_components(known, tab.fields)
         return updates
@@ -97,24 +107,13 @@ class Bridge:
         return ", ".join([size, *told] if size else told)
 
     def _lists(self) -> Updates:
-        """Current choices of every drop-down; a checkpoint that has gone gives way to the first."""
-        checkpoints = choices.checkpoints(self.studio)
-        updates: Updates = {
-            self.shared["checkpoint"]: gr.update(choices=checkpoints),
-            self.shared["vae"]: gr.update(choices=choices.vaes(self.studio)),
-        }
+        """Current choices of every drop-down."""
+        updates: Updates = {self.shared["vae"]: gr.update(choices=choices.vaes(self.studio))}
         samplers, schedules = choices.samplers(self.studio), choices.schedules(self.studio)
         for tab in self.tabs.values():
             updates[tab.fields["sampler"]] = gr.update(choices=samplers)
             updates[tab.fields["schedule"]] = gr.update(choices=schedules)
         return updates
-
-    def _known_files(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        known = {
-            "checkpoint": {value for _, value in choices.checkpoints(self.studio)},
-            "vae": {value for _, value in choices.vaes(self.studio)},
-        }
-        return {k: values[k] for k, names in known.items() if isinstance(values.get(k), str) and values[k] in names}
 
 
 def read_text(text: str, registry: Registry) -> tuple[dict[str, Any], list[str]]:

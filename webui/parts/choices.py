@@ -50,4 +50,4 @@ def wanted_by(studio: Studio, checkpoint: str) -> dict[str, Any]:
 
 
 def _usable(studio: Studio, folder: str) -> Choices:
-    return [(m.name, m.name) for m in studio.catalog.models() if m.folder == folder and m.usable]
+    return [(m.name, m.name) for m in studio.catalog.listing() if m.folder == folder and m.usable]

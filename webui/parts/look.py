@@ -13,10 +13,11 @@ from gradio import themes
 from gradio.themes.utils import colors, sizes
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-STYLES = ("page.css", "icons.css", "results.css", "picture.css")
+STYLES = ("page.css", "icons.css", "results.css", "picture.css", "models.css")
 SCRIPTS = (
     "core.js",
     "state.js",
+    "catalog.js",
     "form.js",
     "prompt_keys.js",
     "tokens.js",
@@ -26,6 +27,8 @@ SCRIPTS = (
     "picture.js",
     "painter.js",
     "read_picture.js",
+    "picker.js",
+    "questions.js",
     "models.js",
     "t5.js",
     "header.js",

@@ -31,15 +31,13 @@ def quick_bar(studio: Studio) -> QuickBar:
     """Draw the bar; the default checkpoint is chosen."""
     with gr.Row(elem_classes=["quick-bar"]):
         bridge = script_part("header", "easel_header", events=list(EVENTS))
+        # What is chosen stands in a hidden box, under A1111's id; our own picker shows it and searches.
         checkpoint = component(
-            "checkpoint",
-            choices=choices.checkpoints(studio),
-            value=choices.first_checkpoint(studio),
-            elem_id="sd_model_checkpoint",
-            min_width=180,
-            scale=3,
+            "checkpoint", value=choices.first_checkpoint(studio), elem_id="sd_model_checkpoint", visible="hidden"
         )
+        script_part("checkpoint_picker", "checkpoint_picker")
         vae = component("vae", choices=choices.vaes(studio), elem_id="sd_vae", min_width=120, scale=2)
         defaults = tool_button("Use the checkpoint's defaults", "defaults", "checkpoint_defaults")
         refresh = tool_button("Look for new model files", "refresh", "refresh_checkpoints")
+    script_part("open_question", "open_question")
     return QuickBar({"checkpoint": checkpoint, "vae": vae}, refresh, defaults, bridge)
