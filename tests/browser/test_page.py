@@ -248,7 +248,7 @@ def test_metadata_of_a_strangers_picture_is_text_and_fills_a_tab(here, tmp_path)
 def test_models_tab_names_each_file_and_what_is_wrong_with_it(here):
     here.tab("Models")
     here.page.locator(".model").filter(has_text="a-xl").filter(has_text="SDXL").wait_for()
-    here.page.locator(".model").filter(has_text="b-sd3").filter(has_text="SD3.5").wait_for()
+    here.page.locator(".model").filter(has_text="b-sd3").filter(has_text="SD3 Medium").wait_for()
     problem = here.page.locator(".model.bad .model-problem").inner_text()
     assert 10 < len(problem) < 400
 
