@@ -129,7 +129,7 @@ def test_pictures_and_notes_beside_a_file_are_shown_as_text(library, visit):
     here.tab("Models")
     here.page.get_by_label("Search models").fill("a-xl")
     here.page.wait_for_function("document.querySelector('.model .model-picture img').naturalWidth > 100")
-    here.page.locator(".model-details summary").click()
+    here.page.get_by_text("Notes", exact=True).click()
     here.page.locator(".model-sidecar").filter(has_text="a & b").wait_for()
     assert here.page.locator(".model-sidecar dd").first.inner_text() == "fox"
     assert here.page.locator("img[src='x']").count() == 0
