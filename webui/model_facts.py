@@ -57,19 +57,27 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
             "parts": {part: source.bytes for part, source in info.sources.items()},
             "defaults": asdict(info.defaults),
             "notes": list(info.notes),
-            "questions": [
-                {**asdict(question), "answer": entry.answers.get(question.about)} for question in info.questions
-            ],
+            "questions": _questions(entry, info),
             "prediction_source": info.prediction_source,
         }
     elif isinstance(info, EmbeddingInfo):
         rows = [{"part": row.part, "count": row.count, "width": row.width} for row in info.vectors]
         told |= {"kind": "textual inversion", "vectors": rows}
     elif isinstance(info, VaeInfo):
-        told |= {"kind": "VAE"}
+        told |= {
+            "kind": "VAE",
+            "family": info.made_for or None,
+            "precision": info.precision,
+            "notes": list(info.notes),
+            "questions": _questions(entry, info),
+        }
     elif isinstance(info, OtherFile):
-        told |= {"kind": info.kind}
+        told |= {"kind": info.kind, "family": info.family or None}
     return told
+
+
+def _questions(entry: ModelEntry, info: CheckpointInfo | VaeInfo) -> list[dict[str, Any]]:
+    return [{**asdict(question), "answer": entry.answers.get(question.about)} for question in info.questions]
 
 
 def printable(name: str) -> str:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from backend.errors import BadRequest, unknown_name
-from backend.formats.configs import CheckpointInfo, Question
+from backend.formats.configs import CheckpointInfo, Question, VaeInfo
 from backend.formats.predictions import ANSWERS, with_prediction
 from backend.formats.variants import SD3_VARIANTS
 
 Answers = Mapping[str, str]
-Setter = Callable[[CheckpointInfo, str], CheckpointInfo]
+Setter = Callable[[Any, str], Any]
+AskingInfo = TypeVar("AskingInfo", bound=CheckpointInfo | VaeInfo)
 
 
-def answered(info: CheckpointInfo, answers: Answers) -> CheckpointInfo:
+def answered(info: AskingInfo, answers: Answers) -> AskingInfo:
     """``info`` as the person says; answers to questions that this file does not raise are passed over.
 
     A question that was answered stays in ``questions`` with the answer as ``assumed``, so that it can be changed.
@@ -25,12 +27,17 @@ def answered(info: CheckpointInfo, answers: Answers) -> CheckpointInfo:
     for question in info.questions:
         answer = answers.get(question.about)
         if answer in question.options:
-            info = _SETTERS[question.about](info, answer)
-            info = _with_assumption(info, question, answer)
+            info = assumed(info, question, replace(question, assumed=answer))
     return info
 
 
-def check_answer(info: CheckpointInfo, about: str, answer: str) -> None:
+def assumed(info: AskingInfo, question: Question, instead: Question) -> AskingInfo:
+    """``info`` as it is with another assumption: ``instead`` stands in place of one of its questions."""
+    info = _SETTERS[question.about](info, instead.assumed)
+    return replace(info, questions=tuple(instead if q.about == question.about else q for q in info.questions))
+
+
+def check_answer(info: CheckpointInfo | VaeInfo, about: str, answer: str) -> None:
     """Refuse an answer that no question of the file asks for.
 
     Raises:
@@ -53,9 +60,8 @@ def _prediction(info: CheckpointInfo, answer: str) -> CheckpointInfo:
     return with_prediction(info, prediction, "you", zero_snr=zero_snr)
 
 
-def _with_assumption(info: CheckpointInfo, question: Question, answer: str) -> CheckpointInfo:
-    questions = tuple(replace(q, assumed=answer) if q is question else q for q in info.questions)
-    return replace(info, questions=questions)
+def _latent(info: VaeInfo, answer: str) -> VaeInfo:
+    return replace(info, made_for=answer)
 
 
-_SETTERS: Mapping[str, Setter] = {"variant": _variant, "prediction": _prediction}
+_SETTERS: Mapping[str, Setter] = {"variant": _variant, "prediction": _prediction, "latent": _latent}

@@ -11,6 +11,7 @@ from typing import cast
 
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
+from backend.formats.answers import assumed
 from backend.formats.complete import check_complete
 from backend.formats.configs import (
     CheckpointInfo,
@@ -24,6 +25,7 @@ from backend.formats.configs import (
 )
 from backend.formats.expected import Config
 from backend.formats.families import FAMILIES, FOREIGN_UNETS, FamilyRow, Network
+from backend.formats.hints import hinted
 from backend.formats.kinds import Kind
 from backend.formats.layout import PREFIXES, is_nuisance, part_tensors
 from backend.formats.measure import Tensors
@@ -109,8 +111,19 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
         questions=variant.questions,
         refusal=variant.refusal or (_SCALED_REFUSAL if scaled else ""),
     )
-    info = told_by_file(info, header)
+    info = _hinted(told_by_file(info, header))
     return replace(info, defaults=easel_metadata.overridden(info.defaults, metadata, "easel.defaults"))
+
+
+def _hinted(info: CheckpointInfo) -> CheckpointInfo:
+    """What the file's name suggests stands in for what nothing in the file tells, until a person does."""
+    for question in info.questions:
+        is_open = question.about != "prediction" or info.prediction_source == "default"
+        if is_open and (instead := hinted(question, info.name)):
+            info = assumed(info, question, instead)
+            if question.about == "prediction":
+                info = replace(info, prediction_source="file name")
+    return info
 
 
 def _check_denoiser(denoiser: UNetConfig | MMDiTConfig) -> None:

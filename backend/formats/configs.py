@@ -231,7 +231,12 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class VaeInfo:
-    """A VAE in a file of its own (models/vae); ``latent`` None: it does not say, so the checkpoint's constants hold."""
+    """A VAE in a file of its own (models/vae).
+
+    Attributes:
+        latent: None: it does not say, so the checkpoint's constants hold.
+        made_for: what a person said that it is ("SDXL", "FLUX" ..., see ``vae_files.py``); empty: nobody has.
+    """
 
     path: Path
     name: str
@@ -240,6 +245,7 @@ class VaeInfo:
     source: PartSource
     notes: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
+    made_for: str = ""
 
     @property
     def precision(self) -> str:

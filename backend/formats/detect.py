@@ -1,4 +1,4 @@
-"""Says what a model file is, from the keys and shapes of its header; never from its name.
+"""Says what a model file is, from the keys and shapes of its header; its name is at most a hint (``hints.py``).
 
 Checkpoints of the families that are known and VAE files become their configurations; everything else becomes an
 ``OtherFile`` that says what it looks like and where it belongs. No tensor is read but the few small ones
@@ -7,22 +7,18 @@ that ``predictions.py`` names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
 from backend.formats.checkpoint import checkpoint
-from backend.formats.complete import check_complete
-from backend.formats.configs import CheckpointInfo, Layout, OtherFile, PartSource, VaeInfo
+from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.families import NETWORKS
 from backend.formats.kinds import Keys, Kind, family_of, first_kind
-from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE, part_tensors
+from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE
 from backend.formats.naming import in_our_names
 from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS
-from backend.formats.parts import latent_constants, precision, vae_config
 from backend.formats.reader import Header
-from backend.formats.variants import VAE_LATENTS
+from backend.formats.vae_files import vae_info
 
 _DENOISER_PREFIXES = (DENOISER, *OTHER_PREFIXES["denoiser"])
 _VAE_PREFIXES = ("", VAE, *OTHER_PREFIXES["vae"])
@@ -50,7 +46,8 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFi
                     return _other(header, info) if isinstance(info, Kind) else info
         for prefix in _VAE_PREFIXES:
             if all(prefix + key in header.tensors for key in _VAE_KEYS):
-                return _vae_file(header, prefix, layouts)
+                vae = vae_info(header, prefix, layouts)
+                return _other(header, vae) if isinstance(vae, Kind) else vae
     except ModelCorrupt as error:
         raise ModelCorrupt(f"{header.path.name}: {error.what}", error.todo) from None
     keys = Keys({key.removeprefix(DENOISER): info for key, info in header.tensors.items()})
@@ -58,26 +55,6 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFi
     if kind is None and (embedding := embedding_info(header)):
         return embedding
     return _other(header, kind, family_of(kind, keys) if kind else "")
-
-
-def _vae_file(header: Header, prefix: str, layouts: Mapping[str, Layout]) -> VaeInfo | OtherFile:
-    tensors = part_tensors(header.tensors, prefix)
-    config = vae_config(tensors, header.metadata)
-    if config.latent_channels not in VAE_LATENTS:
-        return _other(header, Kind(f"VAE with {config.latent_channels} latent channels", ""))
-    check_complete(config, tensors, "VAE")
-    published, note = VAE_LATENTS[config.latent_channels]
-    is_told = "easel.latent" in header.metadata
-    return VaeInfo(
-        path=header.path,
-        name=header.path.stem,
-        config=config,
-        latent=latent_constants(published, config.latent_channels, header.metadata) if is_told else None,
-        source=PartSource(
-            (header.path,), prefix, header.file_bytes, precision(tensors), layouts.get(prefix, "canonical")
-        ),
-        notes=() if is_told else (note,),
-    )
 
 
 def _other(header: Header, kind: Kind | None, family: str = "") -> OtherFile:

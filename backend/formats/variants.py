@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.formats import constants
-from backend.formats.configs import Defaults, Family, LatentConstants, MMDiTConfig, Question, UNetConfig
+from backend.formats.configs import Defaults, Family, MMDiTConfig, Question, UNetConfig
 from backend.formats.reader import TensorInfo
 
 
@@ -134,10 +134,4 @@ VARIANTS: Mapping[Family, Sequence[Variant]] = {
     "sdxl_refiner": SDXL_REFINER_VARIANTS,
     "sdxl": SDXL_VARIANTS,
     "sd3": SD3_VARIANTS,
-}
-
-#: Autoencoders in files of their own, by latent channels; what shapes cannot tell is said in the note.
-VAE_LATENTS: Mapping[int, tuple[LatentConstants, str]] = {
-    4: (constants.SDXL_LATENT, "SD1.5 and SDXL autoencoders have the same shapes; the checkpoint beside it decides."),
-    16: (constants.SD3_LATENT, "SD3 and FLUX autoencoders have the same shapes; this one is taken for SD3's."),
 }

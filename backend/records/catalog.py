@@ -239,7 +239,7 @@ class Catalog:
             BadRequest: the file raises no such question, or the answer is none of its options.
             DiskFull: it could not be remembered.
         """
-        if not isinstance(entry.info, CheckpointInfo):
+        if not isinstance(entry.info, CheckpointInfo | VaeInfo):
             raise BadRequest(f"There is nothing to answer about {entry.name}.", field="about")
         check_answer(entry.info, about, answer)
         self._answers.set(str(entry.path), entry.stamp, self.known_sha256(entry), about, answer)

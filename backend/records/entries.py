@@ -80,7 +80,7 @@ def make_entry(
 ) -> ModelEntry:
     """The entry of a file whose header told ``told`` (None: it has not been read), with what a person answered."""
     answers: Mapping[str, str] = {}
-    if isinstance(told, CheckpointInfo) and told.questions:
+    if isinstance(told, CheckpointInfo | VaeInfo) and told.questions:
         answers = answers_of(found.path, found.stamp)
         told = answered(told, answers)
     error = told if isinstance(told, UserError) else None

@@ -17,6 +17,7 @@ from backend.errors import BadRequest, ModelUnsupported
 from backend.formats.configs import CheckpointInfo, MMDiTConfig, VaeInfo
 from backend.formats.constants import CLIP_SKIP
 from backend.formats.predictions import ALLOWED, DISCRETE, with_prediction
+from backend.formats.vae_files import takes
 from backend.records.model_fit import check_skip_layers
 from backend.records.registry import Registry, registered_name
 from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
@@ -229,6 +230,12 @@ def _check_vae(request: GenerationRequest, info: CheckpointInfo, vae: VaeInfo | 
             f"VAE {vae.name} has {vae.config.latent_channels} latent channels; {info.name} needs "
             f"{info.latent.channels}.",
             "Choose a VAE of the same family, or none.",
+            field="vae",
+        )
+    if vae is not None and not takes(vae, info.family):
+        raise ModelUnsupported(
+            f"VAE {vae.name} is one for {vae.made_for}, as you said; {info.name} is a model of another family.",
+            "Choose another VAE, or correct what you said about it.",
             field="vae",
         )
     if not request.vae and info.vae is None:

@@ -218,14 +218,16 @@ def test_vae_files_say_what_shapes_cannot_tell(detected, name, config, prefix):
     info = detected({prefix + key: value for key, value in published(name).items()})
     assert isinstance(info, VaeInfo)
     assert (info.config, info.latent, info.source.prefix, info.precision) == (config, None, prefix, "fp16")
-    assert "same shapes" in info.notes[0]
+    options = ("SDXL", "SD1.5 or SD2") if config is VAE_4 else ("SD3 or SD3.5", "FLUX")
+    assert [(q.about, q.options) for q in info.questions] == [("latent", options)]
+    assert info.made_for == ""
 
 
 def test_a_vae_file_may_tell_its_own_scale(detected):
     info = detected(published("sdxl_vae"), {"easel.latent": '{"scale": 0.5}'})
     assert isinstance(info, VaeInfo)
     assert info.latent == replace(constants.SDXL_LATENT, scale=0.5)
-    assert info.notes == ()
+    assert (info.notes, info.questions) == ((), ())
 
 
 def test_unets_of_families_that_are_not_run_are_named(detected):

@@ -174,6 +174,8 @@ def test_a_vae_must_fit_and_be_there():
     assert caught.value.field == "vae"
     fitting = replace(wide, config=VAE)
     assert resolved(GenerationRequest(vae="v.safetensors"), replace(XL, vae=None), vae=fitting).request.vae == "v"
+    with pytest.raises(ModelUnsupported, match=r"one for SD1\.5 or SD2, as you said"):
+        resolved(GenerationRequest(vae="v"), vae=replace(fitting, made_for="SD1.5 or SD2"))
 
 
 sides = st.none() | st.integers(64, 4096)
