@@ -25,6 +25,7 @@ from backend.records.registry import is_registry, load_registry, save_registry
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
+from backend.text.embeddings import EmbeddingWords, embedding_words
 from webui.dispatcher import Dispatcher, Patience
 from webui.live import Live
 from webui.model_facts import model_json
@@ -162,15 +163,14 @@ class Studio:
         """Tokens used and the room there is (0/75), as the checkpoint's own tokenizer counts. Raises ``UserError``."""
         from backend.text.tokenize import count_tokens  # loads vocabularies: not before somebody asks
 
-        used, capacity = count_tokens(self.catalog.checkpoint(checkpoint), prompt)
-        return used, capacity
+        return count_tokens(self.catalog.checkpoint(checkpoint), prompt, words=self._words())
 
     def count_t5_tokens(self, checkpoint: str, prompt: str) -> tuple[int, int] | None:
         """As ``count_tokens``, for T5; None if the checkpoint has none. Raises ``UserError``."""
         from backend.text.tokenize import count_tokens
 
         info = self.catalog.checkpoint(checkpoint)
-        return count_tokens(info, prompt, "t5") if info.t5 is not None else None
+        return count_tokens(info, prompt, "t5", words=self._words()) if info.t5 is not None else None
 
     def models_json(self) -> tuple[int, dict[str, Any]]:
         """Every model file as page and REST see it, and the catalog's number that it is of."""
@@ -186,6 +186,9 @@ class Studio:
 
     def _has_work(self) -> bool:
         return bool(self.store.list(1, states=("queued", "running")))
+
+    def _words(self) -> EmbeddingWords:
+        return embedding_words(self.catalog.folder("embeddings", look=False))
 
     def _sweep(self) -> None:
         count = self.outputs.sweep() + sweep_temps(self.settings.inputs_dir)

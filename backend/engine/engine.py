@@ -29,12 +29,14 @@ from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Resi
 from backend.families.table import FAMILIES
 from backend.formats.configs import CheckpointInfo, VaeInfo
 from backend.records.catalog import Catalog
+from backend.records.hashes import tensors_hash
 from backend.records.images import Inputs
 from backend.records.infotext import parameters_text
 from backend.records.outputs import Outputs
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest
 from backend.settings import Settings
+from backend.text.embeddings import embedding_words
 
 log = logging.getLogger(__name__)
 VERSION = "0.1.0"
@@ -186,6 +188,7 @@ class _Run:
         prompting = engine.prompts.encode(job, engine.manager, steps)
         for note in prompting.notes:
             self.note(note)
+        embeddings = self._embedding_facts(prompting)
         start = pipeline.prepare_start(job, engine.manager)
         pictures: list[Picture] = []
         on_step = self._step_teller(job, steps)
@@ -199,7 +202,7 @@ class _Run:
             )
             images = pipeline.decode_latents(job, engine.manager, latents)
             batch = pipeline.finish_batch(start, index, seeds, images)
-            pictures += self._finish(job, batch, hashes.wait(self.note), plan)
+            pictures += self._finish(job, batch, hashes.wait(self.note) | embeddings, plan)
             batch_started = time.perf_counter()
         seconds = time.perf_counter() - started
         self.on_event(Done(job=self.job, seconds=seconds))
@@ -245,6 +248,7 @@ class _Run:
             batching=engine.batching(request),
             check=self.check,
             on_note=self.note,
+            words=embedding_words(engine.catalog.folder("embeddings")),
         )
 
     def _plan(self, job: pipeline.Job, steps: int) -> Plan:
@@ -262,6 +266,15 @@ class _Run:
             activations=activation_bytes(request, info, vae_config, job.batching),
             calls=pipeline.count_calls(job, steps), guidance=job.batching, speeds=engine.speeds,
         )  # fmt: skip
+
+    def _embedding_facts(self, prompting: pipeline.Prompting) -> dict[str, str]:
+        """What the metadata say of the embeddings that were read, as A1111 writes it."""
+        try:
+            hashes = [f"{each.name}: {tensors_hash(each.path)[:12]}" for each in prompting.embeddings]
+        except UserError as error:  # gone behind our back, after it was read
+            self.note(f"The pictures carry no hashes of their embeddings. {error}")
+            return {}
+        return {"ti_hashes": ", ".join(hashes)} if hashes else {}
 
     def _step_teller(self, job: pipeline.Job, steps: int) -> pipeline.OnBatchStep:
         batches, every = job.request.batch_count, self.engine.settings.preview_every

@@ -27,12 +27,14 @@ from backend.diffusion.schedules import img2img_sigmas, make_schedule
 from backend.engine import canvas
 from backend.engine.models import ModelManager
 from backend.errors import NanDetected
-from backend.families.base import Family, Prompts, plan_prompts, schedule_conditioning
+from backend.families.base import Family, Prompts, plan_prompts, read_embeddings, schedule_conditioning
 from backend.formats.configs import CheckpointInfo, Part, VaeInfo
+from backend.formats.embeddings import EmbeddingInfo
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
 from backend.records.model_fit import skip_layer_indices
 from backend.request import GenerationRequest
+from backend.text.embeddings import NO_WORDS, EmbeddingWords
 from backend.text.tokenize import Encoder, length_notes
 
 LATENT_CELL = 8  # pixels a latent cell's side, in both families
@@ -54,15 +56,20 @@ class Job:
     batching: Batching
     check: Callable[[], None]  # raises Cancelled when the user stopped the job
     on_note: Callable[[str], None]
+    words: EmbeddingWords = NO_WORDS
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """The prompts of a job as conditioning; ``uncond`` is None where no step needs it."""
+    """The prompts of a job as conditioning; ``uncond`` is None where no step needs it.
+
+    ``embeddings``: those that an encoder read.
+    """
 
     cond: tuple[ScheduledConditioning, ...]
     uncond: ScheduledConditioning | None
     notes: tuple[str, ...]
+    embeddings: tuple[EmbeddingInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,14 +159,14 @@ class PromptCache:
             cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, mask=None, image_format="png",
         )  # fmt: skip
         files = tuple(manager.key(job.info, part) for part in job.family.text_parts(job.info, request))
-        return files, asked, steps
+        return files, asked, steps, job.words.stamp
 
 
 def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
     """Load the text encoders that the request needs and turn its prompts into conditioning."""
     request, parts = job.request, job.family.text_parts(job.info, job.request)
-    positive = plan_prompts(request, parts, steps, negative=False)
-    negative = plan_prompts(request, parts, steps, negative=True)
+    positive = plan_prompts(request, parts, steps, negative=False, words=job.words)
+    negative = plan_prompts(request, parts, steps, negative=True, words=job.words)
     models: dict[Part, nn.Module] = {}
     for part in parts:
         job.check()
@@ -182,7 +189,8 @@ def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
         for prompt in plan.prompts
         for note in length_notes(job.info, prompt, _counter_of(part))
     ]
-    return Prompting(tuple(cond), uncond, tuple(dict.fromkeys(warnings + too_long)))
+    embeddings, unread = read_embeddings(job.info, positive, negative)
+    return Prompting(tuple(cond), uncond, tuple(dict.fromkeys([*warnings, *too_long, *unread])), embeddings)
 
 
 def _counter_of(part: Part) -> Encoder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -12,9 +12,12 @@ from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.prediction import Prediction
 from backend.errors import ModelUnsupported
 from backend.formats.configs import CheckpointInfo, Part
+from backend.formats.embeddings import EmbeddingInfo
 from backend.request import GenerationRequest
+from backend.text.embeddings import NO_WORDS, EmbeddingWords, Reader, embedding_notes, embeddings_in, read_rows
 from backend.text.encode import ClipFeatures
 from backend.text.prompt import ParsedPrompt, PromptPlan, merge_schedules, parse_prompt
+from backend.text.tokenize import clip_tokenizer, t5_tokenizer
 
 Models = Mapping[Part, nn.Module]
 Prompts = Mapping[Part, ParsedPrompt]
@@ -67,21 +70,48 @@ def require_parts(info: CheckpointInfo, parts: tuple[Part, ...]) -> tuple[Part, 
 
 
 def plan_prompts(
-    request: GenerationRequest, parts: tuple[Part, ...], steps: int, *, negative: bool
+    request: GenerationRequest,
+    parts: tuple[Part, ...],
+    steps: int,
+    *,
+    negative: bool,
+    words: EmbeddingWords = NO_WORDS,
 ) -> dict[Part, PromptPlan]:
     """The prompt of each encoder over the steps; a field for one encoder replaces the prompt there.
 
     The negative prompt is one for all encoders, and AND is an ordinary word in it.
+
+    Args:
+        words: embeddings that the prompts may name.
     """
     if negative:
-        plan = parse_prompt(request.negative_prompt, steps, compose=False)
+        plan = words.in_plan(parse_prompt(request.negative_prompt, steps, compose=False))
         return dict.fromkeys(parts, plan)
-    main = parse_prompt(request.prompt, steps)
+    main = words.in_plan(parse_prompt(request.prompt, steps))
     plans: dict[Part, PromptPlan] = {}
     for part in parts:
         own = getattr(request, ENCODER_PROMPTS[part]) if part in ENCODER_PROMPTS else None
-        plans[part] = main if own is None else parse_prompt(own, steps, compose=False)
+        plans[part] = main if own is None else words.in_plan(parse_prompt(own, steps, compose=False))
     return plans
+
+
+def read_embeddings(
+    info: CheckpointInfo, *plans: Mapping[Part, PromptPlan]
+) -> tuple[tuple[EmbeddingInfo, ...], tuple[str, ...]]:
+    """The embeddings in prompts that some encoder reads as such, and sentences on those that some encoder cannot."""
+    readers: dict[Part, Reader] = {
+        part: t5_tokenizer(info) if part == "t5" else clip_tokenizer(info, part) for part in plans[0]
+    }
+    named: dict[Part, Sequence[EmbeddingInfo]] = {
+        part: embeddings_in(prompt for each in plans for prompt in each[part].prompts) for part in readers
+    }
+    read = [
+        embedding
+        for part, reader in readers.items()
+        for embedding in named[part]
+        if read_rows(embedding, reader) is not None
+    ]
+    return tuple(dict.fromkeys(read)), embedding_notes(info.name, named, readers)
 
 
 def schedule_conditioning(plans: Mapping[Part, PromptPlan], encode: EncodePoint) -> list[ScheduledConditioning]:

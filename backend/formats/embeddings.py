@@ -33,7 +33,7 @@ class EmbeddingVectors:
     """Rows that stand for one word in one encoder.
 
     Attributes:
-        part: the encoder; None: whichever has this width.
+        part: the encoder; None: whichever CLIP has this width.
         key: the tensor in the file, (count, width), or (width,) for a single row.
     """
 
@@ -53,8 +53,8 @@ class EmbeddingInfo:
 
     def for_encoder(self, part: Part, width: int) -> EmbeddingVectors | None:
         """What it has for an encoder of this width, None for nothing that fits."""
-        rows = (each for each in self.vectors if each.width == width and each.part in (None, part))
-        return next(rows, None)
+        parts = (part,) if part == "t5" else (part, None)  # those that name no encoder were made for a CLIP
+        return next((each for each in self.vectors if each.width == width and each.part in parts), None)
 
 
 def embedding_info(header: Header) -> EmbeddingInfo | None:

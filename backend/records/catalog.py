@@ -164,6 +164,14 @@ class Catalog:
         todo = f"Put the file into models/{folder}, or choose another."
         raise NotFound(unknown_name(word, name, known), todo, field=about if folder in {"vae", "checkpoints"} else None)
 
+    def folder(self, folder: Folder, *, look: bool = True) -> list[ModelEntry]:
+        """Every file of one folder, read now; without ``look`` only those that are known already."""
+        if look or not self._looked:
+            self.look()
+        with self._lock:
+            files = [file for file in self._files.values() if file.place.folder == folder]
+        return [self._seen(file) for file in files]
+
     def by_hash(self, digits: str, folder: Folder = "checkpoints") -> ModelEntry | None:
         """The usable file whose sha256 begins so (A1111 writes ten digits), as far as hashes are known."""
         digits = digits.strip().lower()

@@ -19,6 +19,22 @@ _BLOCK = 4 * 2**20
 _log = logging.getLogger(__name__)
 
 
+def tensors_hash(path: Path) -> str:
+    """The sha256 of a safetensors file behind its header, all 64 digits: it stays when only the metadata change.
+
+    A1111 names embeddings and LoRAs by its first 12.
+
+    Raises:
+        NotFound: the file is gone or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise NotFound(f"{path.name} cannot be read any more.", "Look at the models folder.") from error
+
+
 class ModelHashes:
     """Hashes of model files, kept in one small JSON file that may be deleted at any time."""
 

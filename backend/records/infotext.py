@@ -44,6 +44,7 @@ _FACT_KEYS: Mapping[str, str] = {
     "Model hash": "model_hash",
     "VAE hash": "vae_hash",
     "Init image hash": "init_image_hash",
+    "TI hashes": "ti_hashes",
     "RNG": "rng",
     "Device": "device",
     "Precision": "dtype",

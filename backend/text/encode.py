@@ -16,6 +16,7 @@ from backend.formats.configs import CLIPConfig, T5Config
 from backend.request import Emphasis
 from backend.text.encoders import clip_states, t5_states
 from backend.text.prompt import ParsedPrompt
+from backend.text.splice import spliced
 from backend.text.tokenize import T5_EOS, T5_PAD, ClipTokenizer, T5Tokenizer
 
 
@@ -59,7 +60,9 @@ def encode_clip(
     is_interpolated = emphasis == "interpolate" and bool((weights != 1).any())
     if is_interpolated:  # the empty prompt goes along as the last row
         rows.append((config.bos, config.eos, *(config.pad,) * (config.positions - 2)))
-    states = clip_states(model, _as_ids(rows, model), eos=config.eos, clip_skip=clip_skip, final_norm=final_norm)
+    with spliced(model.text_model.embeddings.token_embedding, [chunk.rows for chunk in chunks]):
+        ids = _as_ids(rows, model)
+        states = clip_states(model, ids, eos=config.eos, clip_skip=clip_skip, final_norm=final_norm)
     hidden = states.hidden[: len(chunks)]
     empty = states.hidden[-1:] if is_interpolated else None
     hidden = emphasise(hidden, weights, emphasis, empty=empty)
@@ -92,7 +95,8 @@ def encode_t5(
     is_interpolated = emphasis == "interpolate" and bool((weights != 1).any())
     if is_interpolated:
         rows.append((T5_EOS, *(T5_PAD,) * (len(rows[0]) - 1)))
-    states = t5_states(model, _as_ids(rows, model))
+    with spliced(model.shared, [sequence.rows]):
+        states = t5_states(model, _as_ids(rows, model))
     return emphasise(states[:1], weights, emphasis, empty=states[1:] if is_interpolated else None)
 
 

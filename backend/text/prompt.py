@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from backend.formats.embeddings import EmbeddingInfo
 from backend.text.brackets import OPENER, Notes, Scan, Shown, bounded, read_number
 
 MAX_PARTS = 16  # each AND part is one more pass of the network at every step
@@ -30,10 +31,11 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Piece(NamedTuple):
-    """A run of text with one weight in [-10, 10]."""
+    """A run of text with one weight in [-10, 10]; ``embedding``: what the text names, see ``embeddings.py``."""
 
     text: str
     weight: float
+    embedding: EmbeddingInfo | None = None
 
 
 @dataclass(frozen=True)

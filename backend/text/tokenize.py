@@ -5,19 +5,18 @@ Needs `tokenizers` alone (no torch, no transformers), so that the web process co
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.resources import files
 from typing import Literal, NamedTuple
 
-from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers import Tokenizer
 
 from backend.errors import ModelCorrupt, ModelUnsupported
 from backend.formats.configs import CheckpointInfo, CLIPConfig, Part, T5Config
+from backend.text.embeddings import NO_WORDS, EmbeddingWords, Reader, Row, read_rows
 from backend.text.prompt import ParsedPrompt, Piece, clean_text, parse_prompt
+from backend.text.vocabularies import own_tokenizer, shipped_clip, shipped_t5
 
 MAX_CHUNKS = 40  # 3,000 tokens a prompt; each chunk lengthens what every attention layer reads
 COMMA_REACH = 20  # tokens after the last comma that may move to the next chunk together, A1111's default
@@ -28,29 +27,41 @@ Encoder = Literal["clip", "clip_l", "clip_g", "clip_h", "t5"]  # "clip": whichev
 
 
 class Token(NamedTuple):
-    """A token of the prompt, its weight, and where its text begins (piece number in reading order, character)."""
+    """A token of the prompt, its weight, and where its text begins (piece number in reading order, character).
+
+    ``row``: a row of an embedding that takes the token's place.
+    """
 
     id: int
     weight: float
     piece: int
     start: int
+    row: Row | None = None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one forward of CLIP reads: ``positions`` ids and as many weights (1 on the marks and the padding)."""
+    """What one forward of CLIP reads: ``positions`` ids and as many weights (1 on the marks and the padding).
+
+    ``rows``: (position, row of an embedding) where the id only keeps the place.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    rows: tuple[tuple[int, Row], ...] = ()
 
 
 @dataclass(frozen=True)
 class T5Sequence:
-    """T5's ids with the end token, not yet padded, a weight for each, and the text that found no place ("" if none)."""
+    """T5's ids with the end token, not yet padded, a weight for each, and the text that found no place ("" if none).
+
+    ``rows``: as in ``Chunk``.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
     cut: str = ""
+    rows: tuple[tuple[int, Row], ...] = ()
 
 
 class ClipTokenizer:
@@ -59,14 +70,17 @@ class ClipTokenizer:
     Args:
         config: gives the ids of the begin, end and padding tokens and the length of a chunk.
         tokenizer_json: a checkpoint's own `tokenizers` JSON; None is the vocabulary of CLIP that Easel ships.
+        part: the encoder, for embeddings that are made for one; None: any of this width.
 
     Raises:
         ModelCorrupt: if the JSON cannot be read or gives ids that the encoder does not know.
     """
 
-    def __init__(self, config: CLIPConfig, tokenizer_json: str | None = None) -> None:
+    def __init__(self, config: CLIPConfig, tokenizer_json: str | None = None, part: Part | None = None) -> None:
         self.config = config
-        self._tokenizer = _shipped_clip() if tokenizer_json is None else _embedded(tokenizer_json)
+        self.part: Part | None = part
+        self.width = config.width
+        self._tokenizer = shipped_clip() if tokenizer_json is None else own_tokenizer(tokenizer_json)
         self.capacity = config.positions - 2  # the begin and end tokens take two
         _check(self._tokenizer, config.vocab_size, self.capacity)
 
@@ -77,8 +91,8 @@ class ClipTokenizer:
     def chunks(self, prompt: ParsedPrompt) -> tuple[Chunk, ...]:
         """At least one whole chunk: begin token, up to 75 tokens, end token, padding.
 
-        A chunk that is full ends after its last comma if that lies within 20 tokens; BREAK ends one at once. At most
-        ``MAX_CHUNKS``; ``cut`` tells what found no place.
+        A chunk that is full ends after its last comma if that lies within 20 tokens, and before an embedding that would
+        be split; BREAK ends one at once. At most ``MAX_CHUNKS``; ``cut`` tells what found no place.
         """
         return tuple(self._framed(tokens) for tokens in self._split(prompt)[:MAX_CHUNKS])
 
@@ -100,7 +114,7 @@ class ClipTokenizer:
 
     def _split(self, prompt: ParsedPrompt) -> list[list[Token]]:
         chunks: list[list[Token]] = []
-        for tokens in _tokens(self._tokenizer, prompt):
+        for tokens in _tokens(self._tokenizer, prompt, self, self.config.bos):
             chunks.extend(self._filled(tokens))
         return chunks
 
@@ -108,8 +122,10 @@ class ClipTokenizer:
         """Cut the tokens between two BREAKs into chunks; nothing gives one empty chunk."""
         start = 0
         while len(tokens) - start > self.capacity:
-            end = start + self.capacity
-            if tokens[end].id != self._comma:  # a comma that opens the next chunk reads no worse there
+            end = _before_row(tokens, start + self.capacity)
+            if (
+                end == start + self.capacity and tokens[end].id != self._comma
+            ):  # a comma that opens the next chunk reads no worse there
                 for place in range(end - 1, max(end - 1 - COMMA_REACH, start), -1):
                     if tokens[place].id == self._comma:
                         end = place + 1
@@ -122,7 +138,8 @@ class ClipTokenizer:
         config = self.config
         padding = self.capacity - len(tokens)
         ids = (config.bos, *(token.id for token in tokens), config.eos, *(config.pad,) * padding)
-        return Chunk(ids, (1.0, *(token.weight for token in tokens), *(1.0,) * (padding + 1)))
+        weights = (1.0, *(token.weight for token in tokens), *(1.0,) * (padding + 1))
+        return Chunk(ids, weights, _rows(tokens, first=1))
 
 
 class T5Tokenizer:
@@ -133,9 +150,12 @@ class T5Tokenizer:
         tokenizer_json: as for ``ClipTokenizer``; its padding id is 0 and its end id 1, as T5's are.
     """
 
+    part: Part = "t5"
+
     def __init__(self, config: T5Config, tokenizer_json: str | None = None) -> None:
         self.config = config
-        self._tokenizer = _shipped_t5() if tokenizer_json is None else _embedded(tokenizer_json)
+        self.width = config.width
+        self._tokenizer = shipped_t5() if tokenizer_json is None else own_tokenizer(tokenizer_json)
         self.capacity = config.max_length - 1  # the end token takes one
         _check(self._tokenizer, config.vocab_size, self.capacity)
 
@@ -151,21 +171,37 @@ class T5Tokenizer:
                 which is how T5 was trained.
         """
         if not weighted:
-            prompt = ParsedPrompt(((Piece(prompt.text, 1.0),),))
-        tokens = [token for chunk in _tokens(self._tokenizer, prompt) for token in chunk]
-        kept = tokens[: self.capacity]
+            prompt = self._unweighted(prompt)
+        tokens = self._tokens(prompt)
+        kept = tokens[: _before_row(tokens, self.capacity)] if len(tokens) > self.capacity else tokens
         ids = (*(token.id for token in kept), T5_EOS)
         weights = (*(token.weight for token in kept), 1.0)
-        return T5Sequence(ids, weights, _text_from(prompt, tokens[len(kept)]) if len(tokens) > len(kept) else "")
+        cut = _text_from(prompt, tokens[len(kept)]) if len(tokens) > len(kept) else ""
+        return T5Sequence(ids, weights, cut, _rows(kept, first=0))
 
     def count(self, prompt: ParsedPrompt) -> tuple[int, int]:
         """(tokens used, tokens that T5 reads at most)."""
-        return len(self.ids(prompt.text)), self.capacity
+        return len(self._tokens(self._unweighted(prompt))), self.capacity
+
+    def _tokens(self, prompt: ParsedPrompt) -> list[Token]:
+        return [token for chunk in _tokens(self._tokenizer, prompt, self, T5_PAD) for token in chunk]
+
+    def _unweighted(self, prompt: ParsedPrompt) -> ParsedPrompt:
+        """The plain text in one piece, cut only at embeddings that have rows for T5."""
+        pieces: list[Piece] = []
+        for number, chunk in enumerate(prompt.chunks):
+            for piece in (Piece(" ", 1.0), *chunk) if number else chunk:
+                is_word = piece.embedding is not None and read_rows(piece.embedding, self) is not None
+                if is_word or not pieces or pieces[-1].embedding is not None:
+                    pieces.append(Piece(piece.text, 1.0, piece.embedding if is_word else None))
+                else:
+                    pieces[-1] = Piece(pieces[-1].text + piece.text, 1.0)
+        return ParsedPrompt((tuple(pieces),))
 
 
 @lru_cache(maxsize=16)
-def _clip(config: CLIPConfig, tokenizer_json: str | None) -> ClipTokenizer:
-    return ClipTokenizer(config, tokenizer_json)
+def _clip(config: CLIPConfig, tokenizer_json: str | None, part: Part) -> ClipTokenizer:
+    return ClipTokenizer(config, tokenizer_json, part)
 
 
 @lru_cache(maxsize=8)
@@ -182,7 +218,7 @@ def clip_tokenizer(info: CheckpointInfo, which: Part) -> ClipTokenizer:
     config = {"clip_l": info.clip_l, "clip_g": info.clip_g, "clip_h": info.clip_h}.get(which)
     if config is None:
         raise ModelUnsupported(f"{info.name} holds no text encoder {which}.", field="checkpoint")
-    return _clip(config, info.tokenizer_clip)
+    return _clip(config, info.tokenizer_clip, which)
 
 
 def t5_tokenizer(info: CheckpointInfo) -> T5Tokenizer:
@@ -196,16 +232,19 @@ def t5_tokenizer(info: CheckpointInfo) -> T5Tokenizer:
     return _t5(info.t5, info.tokenizer_t5)
 
 
-def count_tokens(info: CheckpointInfo, prompt: str, encoder: Encoder = "clip", *, steps: int = 20) -> tuple[int, int]:
+def count_tokens(
+    info: CheckpointInfo, prompt: str, encoder: Encoder = "clip", *, steps: int = 20, words: EmbeddingWords = NO_WORDS
+) -> tuple[int, int]:
     """The page's counter: (tokens used, capacity) of the longest prompt that any step needs.
 
     Args:
         encoder: T5's capacity is its greatest length, CLIP's a multiple of 75 that grows.
+        words: embeddings that the prompt may name; each counts as many tokens as it has rows.
     Raises:
         ModelUnsupported: if the checkpoint has no such encoder.
     """
     tokenizer = t5_tokenizer(info) if encoder == "t5" else clip_tokenizer(info, _clip_part(info, encoder))
-    return max(tokenizer.count(one) for one in parse_prompt(prompt, steps).prompts)
+    return max(tokenizer.count(one) for one in words.in_plan(parse_prompt(prompt, steps)).prompts)
 
 
 def length_notes(info: CheckpointInfo, prompt: ParsedPrompt, encoder: Encoder = "clip") -> tuple[str, ...]:
@@ -233,61 +272,6 @@ def _clip_part(info: CheckpointInfo, encoder: Encoder) -> Part:
     return "clip_l" if info.clip_l else "clip_g" if info.clip_g else "clip_h"
 
 
-def _clip_style(model: BPE) -> Tokenizer:
-    """A tokenizer that cleans and cuts text into words as CLIP does, around a byte-pair model.
-
-    Source: openai/CLIP, clip/simple_tokenizer.py; like Hugging Face's, without ftfy and HTML entities.
-    """
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-@lru_cache(maxsize=1)
-def _shipped_clip() -> Tokenizer:
-    """CLIP's vocabulary rebuilt from its merges: 256 bytes, the same as word ends, the merges, two marks."""
-    lines = _shipped("clip_merges.txt.gz").splitlines()
-    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
-    byte_signs = _byte_signs()
-    tokens = [*byte_signs, *(sign + "</w>" for sign in byte_signs), *(left + right for left, right in merges)]
-    vocabulary = {token: index for index, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return _clip_style(
-        BPE(
-            vocab=vocabulary,
-            merges=merges,
-            continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
-            unk_token="<|endoftext|>",  # noqa: S106  # no secret
-        )
-    )
-
-
-@lru_cache(maxsize=1)
-def _shipped_t5() -> Tokenizer:
-    return _embedded(_shipped("t5_tokenizer.json.gz"))
-
-
-def _embedded(tokenizer_json: str) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # tokenizers raises no narrower one
-        raise ModelCorrupt(f"The checkpoint's own tokenizer cannot be read: {str(error)[:200]}.") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = True  # marks that a person types are text
-    return tokenizer
-
-
 def _check(tokenizer: Tokenizer, vocab_size: int, capacity: int) -> None:
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > vocab_size:
@@ -299,34 +283,38 @@ def _check(tokenizer: Tokenizer, vocab_size: int, capacity: int) -> None:
         raise ModelCorrupt("The checkpoint's text encoder has no room for a single token.")
 
 
-def _shipped(name: str) -> str:
-    return gzip.decompress((files("backend.text") / "vocabulary" / name).read_bytes()).decode("utf-8")
+def _tokens(tokenizer: Tokenizer, prompt: ParsedPrompt, reader: Reader, place_id: int) -> list[list[Token]]:
+    """The tokens of each chunk that BREAK made, every piece by itself.
 
-
-def _byte_signs() -> list[str]:
-    """The printable sign that stands for each byte, in the order of CLIP's vocabulary.
-
-    Source: openai/CLIP, clip/simple_tokenizer.py, bytes_to_unicode: printable Latin-1 bytes are themselves, the others
-    follow as code points from 256 on.
+    Args:
+        place_id: stands where an embedding's row will be.
     """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = len([byte for byte in range(256) if byte not in printable])
-    return [chr(code) for code in [*printable, *range(256, 256 + others)]]
-
-
-def _tokens(tokenizer: Tokenizer, prompt: ParsedPrompt) -> list[list[Token]]:
-    """The tokens of each chunk that BREAK made, every piece by itself."""
     chunks: list[list[Token]] = []
     number = 0
     for chunk in prompt.chunks:
         tokens: list[Token] = []
-        for text, weight in chunk:
-            encoding = tokenizer.encode(clean_text(text), add_special_tokens=False)
-            starts = (start for start, _ in encoding.offsets)
-            tokens.extend(Token(id_, weight, number, start) for id_, start in zip(encoding.ids, starts))
+        for text, weight, embedding in chunk:
+            rows = None if embedding is None else read_rows(embedding, reader)
+            if embedding is not None and rows is not None:
+                places = (Row(embedding, rows.key, number) for number in range(rows.count))
+                tokens.extend(Token(place_id, weight, number, 0, row) for row in places)
+            else:
+                encoding = tokenizer.encode(clean_text(text), add_special_tokens=False)
+                starts = (start for start, _ in encoding.offsets)
+                tokens.extend(Token(id_, weight, number, start) for id_, start in zip(encoding.ids, starts))
             number += 1
         chunks.append(tokens)
     return chunks
+
+
+def _before_row(tokens: list[Token], end: int) -> int:
+    """``end``, or where the embedding begins that a cut there would split."""
+    row = tokens[end].row
+    return end if row is None else end - row.number
+
+
+def _rows(tokens: list[Token], *, first: int) -> tuple[tuple[int, Row], ...]:
+    return tuple((place, token.row) for place, token in enumerate(tokens, first) if token.row is not None)
 
 
 def _text_from(prompt: ParsedPrompt, token: Token) -> str:

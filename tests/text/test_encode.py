@@ -36,10 +36,10 @@ def hidden(clip, text: str, emphasis: str = "original", clip_skip: int = 2) -> T
 def test_clip_features_match_transformers_pipeline(config, text):
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-    from backend.text import tokenize
+    from backend.text import vocabularies
 
-    merges = [tuple(line.split(" ")) for line in tokenize._shipped("clip_merges.txt.gz").splitlines()]
-    vocabulary = tokenize._shipped_clip().get_vocab()
+    merges = [tuple(line.split(" ")) for line in vocabularies.shipped_text("clip_merges.txt.gz").splitlines()]
+    vocabulary = vocabularies.shipped_clip().get_vocab()
     pad = "!" if config.pad == 0 else "<|endoftext|>"
     theirs = CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=77)
     # its Roberta-style framing is right; padding by hand keeps an "!" in the prompt apart from the padding
@@ -57,9 +57,9 @@ def test_t5_features_match_transformers_pipeline(t5, text):
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    from backend.text import tokenize
+    from backend.text import vocabularies
 
-    shipped = Tokenizer.from_str(tokenize._shipped("t5_tokenizer.json.gz"))
+    shipped = Tokenizer.from_str(vocabularies.shipped_text("t5_tokenizer.json.gz"))
     theirs = PreTrainedTokenizerFast(tokenizer_object=shipped, eos_token="</s>", pad_token="<pad>")
     longest = max(77, len(theirs(text).input_ids))
     ids = theirs(text, padding="max_length", max_length=longest, return_tensors="pt").input_ids

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from backend.errors import ModelCorrupt, ModelUnsupported
-from backend.text import tokenize
+from backend.text import vocabularies
 from backend.text.prompt import ParsedPrompt, parse_prompt
 from backend.text.tokenize import MAX_CHUNKS, ClipTokenizer, T5Tokenizer, clip_tokenizer, count_tokens, length_notes
 from tests.text.tiny import CLIP_G, CLIP_L, T5, info
@@ -52,8 +52,8 @@ def clip_oracle():
     """transformers' tokenizer from the same vocabulary, which the shipped merges must rebuild."""
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-    model = tokenize._shipped_clip()
-    merges = [tuple(line.split(" ")) for line in tokenize._shipped("clip_merges.txt.gz").splitlines()]
+    model = vocabularies.shipped_clip()
+    merges = [tuple(line.split(" ")) for line in vocabularies.shipped_text("clip_merges.txt.gz").splitlines()]
     return CLIPTokenizer(vocab=model.get_vocab(), merges=merges)
 
 
@@ -73,18 +73,18 @@ def test_t5_ids_match_transformers(t5, t5_oracle, text):
 def t5_oracle():
     from transformers import PreTrainedTokenizerFast
 
-    shipped = Tokenizer.from_str(tokenize._shipped("t5_tokenizer.json.gz"))
+    shipped = Tokenizer.from_str(vocabularies.shipped_text("t5_tokenizer.json.gz"))
     return PreTrainedTokenizerFast(tokenizer_object=shipped, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
 
 
 def test_the_shipped_vocabularies_are_whole():
-    clip = tokenize._shipped_clip()
+    clip = vocabularies.shipped_clip()
     assert clip.get_vocab_size() == 49408
     assert clip.token_to_id("<|startoftext|>") == 49406
     assert clip.token_to_id("!") == 0
     assert clip.token_to_id(",</w>") == 267
     assert clip.token_to_id("cat</w>") == 2368
-    assert tokenize._shipped_t5().get_vocab_size() == 32100
+    assert vocabularies.shipped_t5().get_vocab_size() == 32100
 
 
 def test_known_ids_of_the_published_vocabularies(clip, t5):
