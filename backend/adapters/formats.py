@@ -31,6 +31,9 @@ _TWICE = "for a layer that another name in the file has changed already"
 _NO_PARAMETER = "for a bias that the checkpoint's layer has not"
 _BESIDE = "beside tensors of another kind"
 
+#: What torch and the formulas say to tensors of shapes that do not go together.
+_SHAPE_ERRORS = (ValueError, RuntimeError, IndexError, ZeroDivisionError)
+
 
 @dataclass(frozen=True)
 class PlacedChange:
@@ -170,7 +173,11 @@ class _Reading:
         reasons: dict[str, str] = {}
         fitted: set[str] = set()
         for kind, chosen in found:
-            scale = scale_of(kind, chosen, partial(self.metadata.scale, stem))
+            try:
+                scale = scale_of(kind, chosen, partial(self.metadata.scale, stem))
+            except _SHAPE_ERRORS:
+                reasons |= dict.fromkeys(chosen, _ANOTHER_SHAPE)
+                continue
             reason = self._place(stem, Change(kind, chosen, scale), candidates)
             if reason is None:
                 fitted |= chosen.keys()
@@ -206,5 +213,5 @@ def _fits(placed: PlacedChange, shape: torch.Size) -> bool:
     empty = torch.empty(shape, device="meta")
     try:
         return placed.of(empty).shape == placed.region(empty).shape
-    except (ValueError, RuntimeError, IndexError):
+    except _SHAPE_ERRORS:
         return False

@@ -44,7 +44,7 @@ _ENDINGS: Sequence[tuple[str, str]] = (
     (rf"\.(ia3_l){_ADAPTER}", r"\1"),
     (r"\.weight", "weight"),  # of (IA)3, beside its on_input; anything else that ends so is no adapter's
 )
-_COMPILED = tuple((re.compile(rf"(?P<stem_>.+?){ending}"), role) for ending, role in _ENDINGS)
+_COMPILED = tuple((re.compile(rf"(?P<stem>.+?){ending}"), role) for ending, role in _ENDINGS)
 _PROCESSOR = re.compile(r"(.+?)\.(?:processor\.)?(to_q|to_k|to_v|to_out|add_[qkv]_proj)_lora\.(down|up)\.weight")
 
 
@@ -57,5 +57,5 @@ def named(key: str) -> Named | None:
     for pattern, role in _COMPILED:
         if match := pattern.fullmatch(key):
             # Group 1 is the stem, so a role that names a group means the one after it.
-            return Named(match["stem_"], match[2] if role == r"\1" else role)
+            return Named(match["stem"], match[2] if role == r"\1" else role)
     return None

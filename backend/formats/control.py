@@ -96,6 +96,9 @@ def _controlnet(tensors: Tensors, header: Header) -> tuple[str, str, ControlNetC
     shapes = [tensors[key].shape for key in convolutions if key in tensors]
     if len(shapes) < 2 or any(len(shape) != 4 for shape in shapes):
         raise ModelCorrupt("The ControlNet's hint block is incomplete.", "Download the file again.")
+    for mult in unet.channel_mult:
+        if unet.model_channels * mult % unet.norm_groups:
+            raise ModelCorrupt(f"{unet.norm_groups} norm groups do not divide the width {unet.model_channels * mult}.")
     tasks = tensors.get("task_embedding")
     config = ControlNetConfig(
         unet=unet,
@@ -113,7 +116,6 @@ def _diffusers_controlnet(tensors: Tensors, header: Header) -> tuple[str, str, C
 
 
 def _joint(tensors: Tensors, header: Header) -> tuple[str, str, MMDiTControlConfig]:
-    del header
     names = joint_control_names(tensors)
     ours = {name: tensors[key] for key, name in names.items()}
     depth = measure.count(ours, "controlnet_blocks")
@@ -136,34 +138,32 @@ def _joint(tensors: Tensors, header: Header) -> tuple[str, str, MMDiTControlConf
         mlp_hidden=_shape(ours, "joint_blocks.0.x_block.mlp.fc1.weight", 2)[0],
     )
     hint = _shape(ours, "pos_embed_input.proj.weight", 4)[1]
-    return "ControlNet for SD3", "sd3", MMDiTControlConfig(config, hint, "joint")
+    return "ControlNet for SD3", "sd3", MMDiTControlConfig(_with_heads(config, header), hint, "joint")
 
 
 def _single(tensors: Tensors, header: Header) -> tuple[str, str, MMDiTControlConfig]:
-    del header
     names = single_control_names(tensors)
     ours = {name: tensors[key] for key, name in names.items()}
     hidden, hint, patch, _ = _shape(ours, "pos_embed_input.proj.weight", 4)
     pooled = _shape(ours, "y_embedder.mlp.0.weight", 2)[1]
+    norm = ours.get("transformer_blocks.0.attn.ln_q.weight")
     config = MMDiTConfig(
         depth=measure.count(ours, "controlnet_blocks"),
         hidden=hidden,
-        heads=hidden // HEAD_DIM,
+        heads=hidden // _head_dim(norm),
         in_channels=hint,
         out_channels=hint,
         patch_size=patch,
         context_dim=0,
         pooled_dim=pooled,
         pos_embed_side=0,
-        qk_norm=False,
+        qk_norm=norm is not None,
         dual_blocks=0,
         mlp_hidden=_shape(ours, "transformer_blocks.0.mlp.fc1.weight", 2)[0],
     )
-    return (
-        "ControlNet for SD3.5",
-        "sd3",
-        MMDiTControlConfig(config, hint, "parallel" if pooled == hidden else "chained"),
-    )
+    is_parallel = pooled == hidden  # the pooled vector has been through the main network's embedder
+    blocks = "parallel" if is_parallel else "chained"
+    return "ControlNet for SD3.5", "sd3", MMDiTControlConfig(_with_heads(config, header), hint, blocks)
 
 
 def _t2i(tensors: Tensors, header: Header) -> tuple[str, str, T2IAdapterConfig]:
@@ -208,6 +208,18 @@ def _family(unet: UNetConfig) -> str:
     if unet.label_dim is not None:
         return "sdxl"
     return "sd2" if unet.linear_projection else "sd1"
+
+
+def _with_heads(config: MMDiTConfig, header: Header) -> MMDiTConfig:
+    """As the header says, where it does; heads must share the width.
+
+    Raises:
+        ModelCorrupt: if they do not.
+    """
+    config = easel_metadata.overridden(config, header.metadata, "easel.mmdit")
+    if config.heads < 1 or config.hidden % config.heads:
+        raise ModelCorrupt(f"{config.heads} heads do not share the ControlNet's width of {config.hidden}.")
+    return config
 
 
 def _head_dim(norm: TensorInfo | None) -> int:
