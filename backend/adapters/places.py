@@ -20,7 +20,9 @@ from backend.formats.layout import DENOISER, PREFIXES
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 
-TEXT_PARTS: tuple[Part, ...] = ("clip_l", "clip_g", "t5")
+TEXT_PARTS: tuple[Part, ...] = ("clip_l", "clip_g", "clip_h", "t5")
+#: What "the" text encoder is: SD1's, SD2's, the refiner's. Where there are several, it is the first of them.
+_THE_ENCODER: tuple[Part, ...] = ("clip_l", "clip_h", "clip_g")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ class Prefix(NamedTuple):
     Attributes:
         parts: the networks that the name can be of, likeliest first.
         dotted: whether the name keeps its dots; else they have become underscores.
+        first: it is of the first of the parts that the checkpoint has, never of another.
     """
 
     text: str
     parts: Sequence[Part]
     dotted: bool
+    first: bool = False
 
 
 #: PEFT's own wrapper, which may stand before everything or behind the part's name.
@@ -59,14 +63,14 @@ _PEFT_WRAPPER = "base_model.model."
 _PREFIXES: Sequence[Prefix] = (
     Prefix("lora_unet_", ("denoiser",), dotted=False),  # kohya
     Prefix("lora_transformer_", ("denoiser",), dotted=False),  # OneTrainer
-    Prefix("lora_te_", ("clip_l",), dotted=False),
+    Prefix("lora_te_", _THE_ENCODER, dotted=False, first=True),
     Prefix("lora_te1_", ("clip_l",), dotted=False),
     Prefix("lora_te2_", ("clip_g",), dotted=False),
     Prefix("lora_te3_", ("t5",), dotted=False),
     Prefix("lycoris_", PARTS, dotted=False),  # SimpleTuner, and LyCORIS on whatever it wraps
     Prefix("unet.", ("denoiser",), dotted=True),  # diffusers
     Prefix("transformer.", ("denoiser",), dotted=True),
-    Prefix("text_encoder.", ("clip_l",), dotted=True),
+    Prefix("text_encoder.", _THE_ENCODER, dotted=True, first=True),
     Prefix("text_encoder_2.", ("clip_g",), dotted=True),
     Prefix("text_encoder_3.", ("t5",), dotted=True),
     Prefix("diffusion_model.", ("denoiser",), dotted=True),  # names of the checkpoint itself
@@ -103,10 +107,10 @@ class Places:
                 continue
             knows_prefix = True
             rest = name[len(prefix.text) :]
-            for part in prefix.parts:
-                if part not in self.modules:
-                    absent.add(part)
-                elif (place := (self._dotted if prefix.dotted else self._flat)[part].get(rest)) is not None:
+            present = [part for part in prefix.parts if part in self.modules]
+            absent.update(set(prefix.parts) - set(present))
+            for part in present[:1] if prefix.first else present:
+                if (place := (self._dotted if prefix.dotted else self._flat)[part].get(rest)) is not None:
                     found.append(place)
         if found:
             return found, ""
@@ -120,6 +124,7 @@ _PART_NAMES: Mapping[Part, str] = {
     "vae": "a VAE",
     "clip_l": "CLIP-L",
     "clip_g": "CLIP-G",
+    "clip_h": "CLIP-H",
     "t5": "T5",
 }
 
@@ -135,7 +140,7 @@ def _names(part: Part, module: nn.Module) -> Iterator[tuple[str, Place]]:
             yield renamed(layer, table), Place(part, layer)
     elif isinstance(module, MMDiT):
         yield from _diffusers_mmdit_names(part, module, layers)
-    elif part in ("clip_l", "clip_g"):
+    elif part in _THE_ENCODER:
         for layer in layers:  # transformers 5 saves a text encoder without this outermost name
             yield layer.removeprefix("text_model."), Place(part, layer)
 

@@ -153,6 +153,17 @@ def test_sd1_names_resolve_in_both_namings():
     assert ours == ([place("denoiser", "input_blocks.1.1.proj_in")], "")
 
 
+@pytest.mark.parametrize("part", ["clip_h", "clip_g"])
+def test_the_text_encoder_of_sd2_and_of_the_refiner_is_found(part: str):
+    from backend.text.encoders import build_clip
+    from tests.checkpoints.tiny import CLIP_G
+
+    with torch.device("meta"):
+        places = Places({part: build_clip(CLIP_G)})  # type: ignore[dict-item]
+    for stem in (f"lora_te_{_CLIP.replace('.', '_')}", f"text_encoder.{_CLIP}"):
+        assert places.find(stem) == ([place(part, _CLIP)], "")
+
+
 def test_every_layer_of_both_denoisers_has_a_name_in_each_naming():
     """A trainer may train any of them; none may be out of reach of diffusers' names."""
     for places, per_layer in ((sdxl_places(), 1), (sd35_places(), 3)):
