@@ -107,11 +107,13 @@ class Places:
                 continue
             knows_prefix = True
             rest = name[len(prefix.text) :]
-            present = [part for part in prefix.parts if part in self.modules]
-            absent.update(set(prefix.parts) - set(present))
-            for part in present[:1] if prefix.first else present:
-                if (place := (self._dotted if prefix.dotted else self._flat)[part].get(rest)) is not None:
-                    found.append(place)
+            present: list[Part] = [part for part in prefix.parts if part in self.modules]
+            if not present:
+                absent.update(prefix.parts)
+            if prefix.first:
+                present = present[:1]
+            names = self._dotted if prefix.dotted else self._flat
+            found += [names[part][rest] for part in present if rest in names[part]]
         if found:
             return found, ""
         if len(absent) == 1:
