@@ -68,6 +68,12 @@ class Settings(BaseSettings):
         Literal["when idle", "on use"],
         Field(description="When a model's A1111 hash is computed: while no job runs, or with its first picture."),
     ] = "when idle"
+    inputs_days: Annotated[
+        int, Field(ge=0, le=36_500, description="Days after which sent pictures that nothing uses go; 0: never.")
+    ] = 30
+    inputs_gb: Annotated[
+        float, Field(ge=0, le=1_000_000, description="Room for sent pictures; beyond it unused ones go; 0: no limit.")
+    ] = 10
     threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads of the engine; 0: torch decides.")] = 0
 
     @property

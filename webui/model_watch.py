@@ -64,6 +64,7 @@ class ModelWatch:
                 while self._catalog.read_on(READ_SECONDS) and not self._stopping.is_set():
                     time.sleep(0)  # requests come first
                 self._catalog.heed()
+                self._catalog.settle_answers()
             except Exception:
                 log.exception("a fault while model folders were looked at")
             self._stopping.wait(pause)

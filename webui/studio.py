@@ -27,6 +27,7 @@ from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
 from backend.text.embeddings import EmbeddingWords, embedding_words
 from webui.dispatcher import Dispatcher, Patience
+from webui.input_keeper import InputKeeper
 from webui.live import Live
 from webui.model_facts import model_json
 from webui.model_watch import ModelWatch
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 ENGINE_COMMAND = (sys.executable, "-m", "backend.engine.worker")
 SHOWN_JOBS = 30
+SWEEP_SECONDS = 6 * 3600.0
 
 
 class Studio:
@@ -54,6 +56,8 @@ class Studio:
         self.live = Live()
         self.catalog = Catalog.of(settings)
         self.inputs = Inputs(settings.inputs_dir)
+        self._keeper = InputKeeper(self.inputs, self.store, settings)
+        self._closing = threading.Event()
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality)
         self._registry_file = settings.data_dir / "registry.json"
         self._registry = load_registry(self._registry_file)
@@ -72,13 +76,14 @@ class Studio:
         self._watch = ModelWatch(self.catalog, is_busy=self._has_work, hashing=settings.hash_models == "when idle")
 
     def start(self) -> None:
-        """Start the engine process and hand it jobs; look for models; sweep up what killed writers left."""
+        """Start the engine process and hand it jobs; look for models; sweep up, now and every few hours."""
         self._dispatcher.start()
         self._watch.start()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
     def close(self) -> None:
         """End the engine; what waits or runs is done after the next start."""
+        self._closing.set()
         self._watch.stop()
         self._dispatcher.stop()
         self.store.close()
@@ -99,13 +104,8 @@ class Studio:
         known = self.store.by_key(key) if key else None
         if known is not None:
             return known
-        info = self.catalog.checkpoint(request.checkpoint)
-        vae = self.catalog.vae(request.vae) if request.vae else None
-        init_size = self.inputs.size(request.init_image) if request.init_image else None
-        if request.mask:
-            self._check_mask(request.mask, init_size)
-        resolved = resolve(request, info, self._registry, vae=vae, init_size=init_size, rng=random.SystemRandom())
-        job = self.store.submit(resolved.request, key, notes=resolved.notes)
+        with self._keeper.lock:
+            job = self._accept(request, key)
         self._dispatcher.wake()
         return job
 
@@ -153,7 +153,7 @@ class Studio:
 
     def store_input(self, data: bytes) -> StoredInput:
         """Keep an init image or a mask. Raises ``BadRequest``, ``DiskFull``."""
-        return self.inputs.store(data)
+        return self._keeper.keep(data)
 
     def read_picture(self, data: bytes) -> PictureInfo:
         """What a picture's metadata say. Raises ``BadRequest``."""
@@ -190,10 +190,26 @@ class Studio:
     def _words(self) -> EmbeddingWords:
         return embedding_words(self.catalog.folder("embeddings", look=False))
 
+    def _accept(self, request: GenerationRequest, key: str | None) -> Job:
+        info = self.catalog.checkpoint(request.checkpoint)
+        vae = self.catalog.vae(request.vae) if request.vae else None
+        init_size = self.inputs.size(request.init_image) if request.init_image else None
+        if request.mask:
+            self._check_mask(request.mask, init_size)
+        resolved = resolve(request, info, self._registry, vae=vae, init_size=init_size, rng=random.SystemRandom())
+        return self.store.submit(resolved.request, key, notes=resolved.notes)
+
     def _sweep(self) -> None:
         count = self.outputs.sweep() + sweep_temps(self.settings.inputs_dir)
         if count:
             log.info("%d unfinished files of a killed process were removed", count)
+        while True:
+            try:
+                self._keeper.prune()
+            except Exception:
+                log.exception("a fault while old inputs were looked for")
+            if self._closing.wait(SWEEP_SECONDS):
+                return
 
     def _check_mask(self, mask: str, init_size: tuple[int, int] | None) -> None:
         size = self.inputs.size(mask)

@@ -264,6 +264,9 @@ class Catalog:
                     file.entry = None
             self._heeded = (hashes, answers)
             self._version += 1
+
+    def settle_answers(self) -> None:
+        """Keep answers by hash where it is known by now; for one process alone to do. Raises ``DiskFull``."""
         self._answers.settle(self._hashes.of)
 
     # -- one file

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import struct
 import zlib
@@ -102,7 +103,9 @@ class Inputs:
         encoded = buffer.getvalue()
         name = hashlib.sha256(encoded).hexdigest()
         path = self._folder / f"{name}.png"
-        if not path.is_file():
+        if path.is_file():
+            os.utime(path)  # sent again: it counts as new
+        else:
             write_atomically(path, encoded)
         return StoredInput(sha256=name, width=image.width, height=image.height, notes=notes)
 

@@ -257,6 +257,12 @@ class JobStore:
             rows = self._db.rows("SELECT id FROM jobs WHERE state = 'queued' ORDER BY number")
             return [row["id"] for row in rows]
 
+    def requests(self) -> Iterator[str]:
+        """The requests of all jobs, as the JSON that is stored."""
+        with self._db.reading():
+            rows = self._db.rows("SELECT request FROM jobs")
+        return (row["request"] for row in rows)
+
     def images(self, job_id: str) -> tuple[JobImage, ...]:
         """The pictures of a job by index; raises ``NotFound``."""
         return self.get(job_id).images

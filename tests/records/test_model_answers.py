@@ -64,7 +64,7 @@ def test_an_answer_follows_the_file_by_its_hash(models):
     path = models / "checkpoints" / "big.safetensors"
     catalog.answer(catalog.find("big"), question.about, other)
     remember_hash(models, path, "ab" * 32)
-    catalog.heed()
+    catalog.settle_answers()
     told = json.loads((models.parent / "answers.json").read_text())
     assert told == {"by_sha256": {"ab" * 32: {question.about: other}}, "by_file": {}}
 
