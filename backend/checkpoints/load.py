@@ -1,21 +1,21 @@
 """From a file to modules: built on ``meta``, filled with memory-mapped tensors, complete or not at all.
 
-Weights stay in the file's number format and in the page cache until someone casts or writes them; reading a part
-takes next to no memory of its own.
+Weights stay in the file's number format and in the page cache as far as the arithmetic that is asked for allows; then
+reading a part takes next to no memory of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from backend.checkpoints.convert import StateDict, clip_from_open_clip
+from backend.checkpoints.convert import clip_from_open_clip
 from backend.checkpoints.diffusers_layout import from_diffusers
-from backend.errors import Internal, ModelCorrupt, ModelUnsupported, NotFound
+from backend.checkpoints.tensors import read_tensors
+from backend.errors import Internal, ModelCorrupt, ModelUnsupported
 from backend.formats.complete import counted
 from backend.formats.configs import (
     CheckpointInfo,
@@ -30,14 +30,35 @@ from backend.formats.configs import (
 )
 from backend.formats.layout import is_nuisance, part_tensors
 from backend.formats.reader import read_header
+from backend.nn.stored import BYTE_DTYPES, Encoded, Scratch, can_store, store
 
 Config = UNetConfig | MMDiTConfig | VAEConfig | CLIPConfig | T5Config
+Weights = Mapping[str, Tensor | Encoded]
 
 _AGAIN = "Download the file again, or use another one."
 
 
-def load_part(info: CheckpointInfo, part: Part) -> nn.Module:
-    """One network of a checkpoint, in the file's number format, in eval mode and without gradients.
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network will compute, and so how it is loaded.
+
+    Attributes:
+        dtype: of everything that is computed.
+        keep_quantised: weights of 8 bits and fewer stay as they are stored and are decoded layer by layer.
+        keep_all: so do weights of any other dtype than ``dtype``, which then take no memory beside the mapped file.
+    """
+
+    dtype: torch.dtype
+    keep_quantised: bool = True
+    keep_all: bool = False
+
+
+def load_part(info: CheckpointInfo, part: Part, arithmetic: Arithmetic | None = None) -> nn.Module:
+    """One network of a checkpoint, in eval mode and without gradients.
+
+    Args:
+        arithmetic: None leaves numbers in the file's format, whether they can be computed with or not; weights with a
+            scale or in GGUF's blocks become float32.
 
     Raises:
         NotFound, ModelUnsafe, ModelCorrupt: as ``read_header`` does, since the file may have changed since.
@@ -56,52 +77,69 @@ def load_part(info: CheckpointInfo, part: Part) -> nn.Module:
     config = configs[part]
     if config is None or part not in info.sources:
         raise ModelUnsupported(f"{info.path.name} has no part {part!r}.", "Use a checkpoint that contains it.")
-    return _module(config, _read(info.sources[part]), f"{part} of {info.path.name}")
+    return _module(config, _read(info.sources[part]), f"{part} of {info.path.name}", arithmetic)
 
 
-def load_vae_file(info: VaeInfo) -> nn.Module:
+def load_vae_file(info: VaeInfo, arithmetic: Arithmetic | None = None) -> nn.Module:
     """The VAE of a file in models/vae; otherwise as ``load_part``."""
-    return _module(info.config, _read(info.source), f"VAE {info.path.name}")
+    return _module(info.config, _read(info.source), f"VAE {info.path.name}", arithmetic)
 
 
-def _read(source: PartSource) -> StateDict:
+def _read(source: PartSource) -> Weights:
     """The tensors of a part by canonical key, as views of the mapped files."""
-    state: StateDict = {}
+    weights: dict[str, Tensor | Encoded] = {}
     for path in source.paths:
-        state |= _read_file(path, source.prefix)
+        header = read_header(path)
+        keys = {key: source.prefix + key for key in part_tensors(header.tensors, source.prefix)}
+        weights |= read_tensors(header, {key: name for key, name in keys.items() if not is_nuisance(key)})
     match source.layout:
         case "open_clip":
-            return clip_from_open_clip(state)
+            return clip_from_open_clip(_numbers(weights))
         case "diffusers":
-            return from_diffusers(state)
+            return from_diffusers(_numbers(weights))
         case "headless":
-            return {f"text_model.{key}": tensor for key, tensor in state.items()}
+            return {f"text_model.{key}": weight for key, weight in weights.items()}
         case _:
-            return state
+            return weights
 
 
-def _read_file(path: Path, prefix: str) -> StateDict:
-    """The tensors of one file under a prefix, which is taken off their keys."""
-    keys = part_tensors(read_header(path).tensors, prefix)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(prefix + key) for key in keys if not is_nuisance(key)}
-    except FileNotFoundError:
-        raise NotFound(f"{path.name} is not there any more.", "Look at the models folder.") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelCorrupt(f"{path.name} cannot be read: {error}.", _AGAIN) from error
+def _numbers(weights: Weights) -> dict[str, Tensor]:
+    """For layouts whose tensors have to be cut or joined: what is encoded becomes float32."""
+    return {key: w.decoded(torch.float32) if isinstance(w, Encoded) else w for key, w in weights.items()}
 
 
-def _module(config: Config, state: StateDict, what: str) -> nn.Module:
+def _module(config: Config, weights: Weights, what: str, arithmetic: Arithmetic | None) -> nn.Module:
     with torch.device("meta"):
         module = _builder(config)()
-    _check_fits(state, module.state_dict(), what)
+    _check_fits(weights, module.state_dict(), what)
     module.requires_grad_(False)
-    module.load_state_dict(state, strict=True, assign=True)
+    state = _numbers(weights) if arithmetic is None else _settled(module, weights, arithmetic)
+    module.load_state_dict(state, strict=False, assign=True)  # what is not in it has been stored
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:
             raise Internal(f"{name} in the {what} was never filled.", "This is a fault of Easel's; please report it.")
     return module.eval()
+
+
+def _settled(module: nn.Module, weights: Weights, arithmetic: Arithmetic) -> dict[str, Tensor]:
+    """Store what stays as it is in its layer; the rest by key, in the arithmetic's dtype."""
+    scratch = Scratch()
+    layers = {f"{name}.weight": layer for name, layer in module.named_modules() if can_store(layer)}
+    casts_itself = getattr(module, "casts_itself", ())
+    state: dict[str, Tensor] = {}
+    for key, weight in weights.items():
+        quantised = isinstance(weight, Encoded) or weight.dtype in BYTE_DTYPES
+        if not isinstance(weight, Encoded):
+            if weight.dtype is arithmetic.dtype or (key in casts_itself and arithmetic.keep_all and not quantised):
+                state[key] = weight
+                continue
+            weight = Encoded(weight, tuple(weight.shape))
+        stays = arithmetic.keep_all or (quantised and arithmetic.keep_quantised)
+        if stays and key in layers:
+            store(layers[key], weight, arithmetic.dtype, scratch)
+        else:
+            state[key] = weight.decoded(arithmetic.dtype)
+    return state
 
 
 def _builder(config: Config) -> Callable[[], nn.Module]:
@@ -129,7 +167,7 @@ def _builder(config: Config) -> Callable[[], nn.Module]:
             return lambda: build_t5(config)
 
 
-def _check_fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+def _check_fits(found: Weights, expected: Mapping[str, Tensor], what: str) -> None:
     """Every tensor is there, none is over, each has its shape and holds floating-point numbers."""
     troubles = {
         "missing": [key for key in expected if key not in found],
@@ -137,9 +175,11 @@ def _check_fits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
         "of another shape": [
             f"{key} {list(tensor.shape)} instead of {list(expected[key].shape)}"
             for key, tensor in found.items()
-            if key in expected and tensor.shape != expected[key].shape
+            if key in expected and tuple(tensor.shape) != tuple(expected[key].shape)
         ],
-        "not floating-point numbers": [key for key, tensor in found.items() if not tensor.is_floating_point()],
+        "not floating-point numbers": [
+            key for key, tensor in found.items() if isinstance(tensor, Tensor) and not tensor.is_floating_point()
+        ],
     }
     if any(troubles.values()):
         raise ModelCorrupt(f"The {what} is not complete: {counted(troubles)}.", _AGAIN)

@@ -1,4 +1,6 @@
-"""Reads the header of a safetensors file, and nothing else, after checking that it can harm nobody.
+"""Reads the header of a model file, and nothing else, after checking that it can harm nobody.
+
+The first bytes decide about the container, never the name: GGUF is handed on, everything else is read as safetensors.
 
 The checks come before any library sees the file: safetensors itself accepts headers that exhaust the machine, and
 maps a cut file, which kills the process later (THREATS.md section 1).
@@ -9,60 +11,31 @@ Source: the format's description, github.com/huggingface/safetensors README ("Fo
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from backend.errors import ModelCorrupt, ModelUnsafe, ModelUnsupported, NotFound
-
-MAX_HEADER = 100_000_000
-MAX_KEYS = 100_000
-MAX_METADATA = 10_000_000
-MAX_RANK = 5
-MAX_ENTRY = 4_000  # characters of one tensor's {"dtype", "shape", "data_offsets"}
-MAX_NAME = 1_000
-
-DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
-    {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
-    | {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8}
+from backend.formats import gguf
+from backend.formats.header import (
+    DTYPE_BYTES,
+    MAX_HEADER,
+    MAX_KEYS,
+    MAX_METADATA,
+    MAX_NAME,
+    MAX_RANK,
+    Header,
+    TensorInfo,
 )
+
+MAX_ENTRY = 4_000  # characters of one tensor's {"dtype", "shape", "data_offsets"}
 
 #: Last parts of names that may be empty tensors: their presence alone says something.
 EMPTY_MARKERS = frozenset({"v_pred", "ztsnr", "scaled_fp8", "lora_controlnet"})
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor as the header tells it.
-
-    Attributes:
-        dtype: in safetensors' words ("F16", "BF16", "F8_E4M3" ...).
-        offset: where its first byte stands in the file.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int = field(default=0, compare=False)
-
-    @property
-    def bytes(self) -> int:
-        """Size in the file."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
-
-
-@dataclass(frozen=True)
-class Header:
-    """All that a safetensors file says of itself before its tensors."""
-
-    path: Path
-    tensors: Mapping[str, TensorInfo]
-    metadata: Mapping[str, str]
-    file_bytes: int
 
 
 @dataclass(frozen=True)
@@ -87,8 +60,6 @@ _FOREIGN: Sequence[_Foreign] = (
         (b"version https://git-lfs",), ModelCorrupt, "is a git-lfs pointer of a few lines, not the model itself",
         "Run git lfs pull in that repository, or download the file from its page.",
     ),
-    _Foreign((b"gguf",), ModelUnsupported, "is a GGUF file, which this version does not read yet",
-             "Use the .safetensors version."),
     _Foreign((b"pk\x03\x04",), ModelUnsafe, "is a zip archive, most likely a pickled .ckpt or .pt that was renamed",
              _PICKLE_TODO),
     _Foreign((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), ModelUnsafe, "is a Python pickle that was renamed",
@@ -105,7 +76,7 @@ def read_header(path: Path) -> Header:
     Raises:
         NotFound: if there is no such file, or it may not be read.
         ModelUnsafe: for a pickle, a file that is no regular file, or a header made to exhaust the machine.
-        ModelUnsupported: for another container (GGUF) or a number format that is not known.
+        ModelUnsupported: for a number format that is not known.
         ModelCorrupt: for a cut download, a web page, or a header that contradicts itself or the file's size.
     """
     path = Path(path)
@@ -121,6 +92,8 @@ def read_header(path: Path) -> Header:
         os.close(descriptor)
         raise ModelUnsafe(f"{path.name} is not a regular file.", "Move it out of the models folder.")
     with os.fdopen(descriptor, "rb") as file:
+        if file.peek(len(gguf.MAGIC)).startswith(gguf.MAGIC):
+            return gguf.read_gguf(file, path, status.st_size)
         text, length = _header_text(file, path.name, status.st_size)
     tensors, metadata = _parse(text, path.name, 8 + length, status.st_size)
     return Header(path, MappingProxyType(tensors), MappingProxyType(metadata), status.st_size)
@@ -176,8 +149,7 @@ def _parse(text: str, name: str, data_start: int, file_bytes: int) -> tuple[dict
                 continue
             if key in tensors:
                 raise ModelCorrupt(f"The header of {name} names {key!r} twice.", _AGAIN)
-            info, begin, end = _tensor(key, value, name)
-            tensors[key] = replace(info, offset=data_start + begin)
+            tensors[key], begin, end = _tensor(key, value, name, data_start)
             spans.append((begin, end, key))
     except (ValueError, RecursionError) as error:  # json's errors are ValueErrors; so are those of surrogates
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)[:100]  # its place is the window's
@@ -248,7 +220,7 @@ def _metadata(value: object, name: str) -> dict[str, str]:
     return value
 
 
-def _tensor(key: str, value: object, name: str) -> tuple[TensorInfo, int, int]:
+def _tensor(key: str, value: object, name: str, data_start: int) -> tuple[TensorInfo, int, int]:
     """One entry, checked by itself; its place in the data beside it."""
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise ModelCorrupt(f"The header of {name} describes {key!r} wrongly.", _AGAIN)
@@ -264,8 +236,8 @@ def _tensor(key: str, value: object, name: str) -> tuple[TensorInfo, int, int]:
         raise ModelCorrupt(f"{key!r} in {name} has no valid place in the file.", _AGAIN)
     if 0 in shape and not (shape == [0] and key.rpartition(".")[2] in EMPTY_MARKERS):
         raise ModelCorrupt(f"{key!r} in {name} is empty (shape {shape}).", _AGAIN)
-    info = TensorInfo(dtype, tuple(shape))
     begin, end = offsets
+    info = TensorInfo(dtype, tuple(shape), data_start + begin)
     if end - begin != info.bytes:
         raise ModelCorrupt(
             f"{key!r} in {name} should have {info.bytes:,} bytes by its shape but has {end - begin:,}.", _AGAIN

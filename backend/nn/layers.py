@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.nn.stored import StoredLinear, plain_weight
+
 
 def silu(x: Tensor) -> Tensor:
     """SiLU of a tensor that its caller has just made: it is overwritten where no gradient is needed."""
@@ -70,11 +72,11 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., hidden)."""
-        if torch.is_grad_enabled() or type(self.proj) is not nn.Linear:
+        if torch.is_grad_enabled() or type(self.proj) not in (nn.Linear, StoredLinear):
             value, gate = self.proj(x).chunk(2, dim=-1)
             return value * F.gelu(gate)
         # Two products into tensors of their own: both are contiguous, and the rest happens in place.
-        weight, bias = self.proj.weight, self.proj.bias
+        weight, bias = plain_weight(self.proj), self.proj.bias
         hidden = weight.shape[0] // 2
         gate = F.linear(x, weight[hidden:], bias[hidden:])
         gate = torch.ops.aten.gelu_(gate)

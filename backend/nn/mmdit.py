@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -206,6 +206,8 @@ class MMDiT(nn.Module):
     """Predict the velocity from a noisy latent, the timestep, the text tokens and the pooled text vector."""
 
     pos_embed: Tensor
+    #: May be of another dtype than the arithmetic: the forward pass casts the few places of it that it needs.
+    casts_itself: ClassVar[tuple[str, ...]] = ("pos_embed",)
 
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig
 from transformers import T5Config as TransformersT5Config
 from transformers.models.clip.modeling_clip import CLIPTextModelWithProjection
-from transformers.models.t5.modeling_t5 import T5EncoderModel
+from transformers.models.t5.modeling_t5 import T5DenseGatedActDense, T5EncoderModel
 
 from backend.errors import BadRequest
 from backend.formats.configs import CLIPConfig, T5Config
@@ -44,6 +44,22 @@ class _SharedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)
+
+
+class _GatedMlp(nn.Module):
+    """T5's feed-forward part with its names; transformers' own reads the last weight's dtype first, and a stored weight
+    would be decoded for the question."""
+
+    def __init__(self, published: T5DenseGatedActDense) -> None:
+        super().__init__()
+        self.wi_0 = published.wi_0
+        self.wi_1 = published.wi_1
+        self.wo = published.wo
+        self.act = published.act
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        return self.wo(self.act(self.wi_0(hidden)) * self.wi_1(hidden))
 
 
 def build_clip(config: CLIPConfig) -> CLIPTextModelWithProjection:
@@ -98,6 +114,9 @@ def build_t5(config: T5Config) -> T5EncoderModel:
             dropout_rate=0.0,
         )
     )
+    for block in model.encoder.block:
+        feed_forward = block.layer[-1]
+        feed_forward.DenseReluDense = _GatedMlp(feed_forward.DenseReluDense)
     model.encoder.add_module("embed_tokens", _SharedEmbedding(model.shared))  # the same lookup without a second key
     return model.eval()
 
