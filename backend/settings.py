@@ -23,6 +23,8 @@ from pydantic_settings import (
 
 from backend.errors import BadRequest
 
+LowMemory = Literal["auto", "on", "off"]
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -58,6 +60,13 @@ class Settings(BaseSettings):
     memory_gb: Annotated[
         float, Field(ge=0, le=4096, description="Budget for models kept in memory; 0: half of what the device has.")
     ] = 0
+    low_memory: Annotated[
+        LowMemory,
+        Field(
+            description="Keep weights in their file's format and cast them layer by layer: slower, in half the memory; "
+            "auto: for models that would not fit otherwise."
+        ),
+    ] = "auto"
     guidance_batching: Annotated[
         Literal["auto", "batched", "two passes"],
         Field(description="CFG as one batch of two or as two passes; auto follows device and size."),

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from backend.engine.bench import BenchReport
     from backend.engine.bench_peer import PeerFigures
 
-SETTINGS = ("data_dir", "models_dir", "models_from", "device", "dtype", "memory_gb", "guidance_batching", "threads")
+SETTINGS = (
+    "data_dir",
+    "models_dir",
+    "models_from",
+    "device",
+    "dtype",
+    "memory_gb",
+    "low_memory",
+    "guidance_batching",
+    "threads",
+)
 TITLE_WIDTH = 34
 
 

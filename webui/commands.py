@@ -35,6 +35,7 @@ ENGINE_SETTINGS = (
     "device",
     "dtype",
     "memory_gb",
+    "low_memory",
     "guidance_batching",
     "jpeg_quality",
     "threads",

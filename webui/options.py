@@ -18,6 +18,8 @@ from backend.settings import Settings, load_settings
 Command = TypeVar("Command", bound=Callable[..., Any])
 PLAIN_KINDS: Mapping[object, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING}
 
+#: Flags by which A1111's users know a value of a setting.
+ALIASES: Mapping[str, Mapping[str, str]] = {"low_memory": {"--lowvram": "on", "--medvram": "on"}}
 
 PICTURES = {"init_image": "Picture to start from.", "mask": "Mask of its size; white is repainted."}
 
@@ -61,6 +63,9 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
 
     def add(command: Command) -> Command:
         for name, info in reversed(chosen.items()):
+            for flag, value in ALIASES.get(name, {}).items():
+                text = f"The same as --{name.replace('_', '-')} {value}."
+                command = click.option(flag, name, flag_value=value, default=None, help=text)(command)
             command = _option(name, info)(command)
         return command
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
 import torch
 
+from backend.checkpoints.load import Arithmetic
 from backend.errors import BadRequest
-from backend.formats.configs import Part
+from backend.formats.configs import Part, PartSource
+from backend.formats.storage import bytes_as
+from backend.settings import LowMemory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CPU_BF16_UNITS = ("avx512_bf16", "amx_bf16")  # without one of them bf16 products run 8 to 90 times slower than float32
@@ -19,13 +23,44 @@ class DevicePolicy:
     """Device and dtypes of one engine.
 
     The VAE has a dtype of its own: SDXL's overflows in float16, and on a CPU its float32 arithmetic keeps the last
-    digit of a pixel for a small share of a picture's time.
+    digit of a pixel for a small share of a picture's time. It is small and is always cast as a whole, since it may have
+    to run in two dtypes.
+
+    Attributes:
+        budget_bytes: for the weights of models that stay in memory.
+        low_memory: "on": weights stay in their file's format, mapped, and are cast layer by layer; "off": they are
+            cast once; "auto": whichever lets the checkpoint's parts fit the budget. Weights of 8 bits and fewer stay as
+            they are in any case. The arithmetic, and with it every bit of a picture, is the same.
     """
 
     device: torch.device
     dtype: torch.dtype
     vae_dtype: torch.dtype
     budget_bytes: int
+    low_memory: LowMemory = "auto"
+
+    def arithmetic(self, part: Part, parts: Mapping[Part, PartSource]) -> Arithmetic:
+        """How one of a checkpoint's parts is loaded."""
+        if part == "vae":
+            return Arithmetic(self.vae_dtype, keep_quantised=False)
+        return Arithmetic(self.dtype, keep_all=self._keeps_all(parts))
+
+    def part_bytes(self, part: Part, parts: Mapping[Part, PartSource]) -> int:
+        """What one of a checkpoint's parts takes once it is loaded, mapped pages included."""
+        how = self.arithmetic(part, parts)
+        return bytes_as(parts[part], how.dtype.itemsize, keeps_quantised=how.keep_quantised, keeps_all=how.keep_all)
+
+    def _keeps_all(self, parts: Mapping[Part, PartSource]) -> bool:
+        """Whether numbers that could be cast once stay as they are too: on a CPU alone, where a mapped file is free."""
+        if self.device.type != "cpu" or self.low_memory == "off":
+            return False
+        if self.low_memory == "on":
+            return True
+        cast = sum(
+            bytes_as(source, self.dtype_of(part).itemsize, keeps_quantised=part != "vae", keeps_all=False)
+            for part, source in parts.items()
+        )
+        return cast > self.budget_bytes
 
     def dtype_of(self, part: Part) -> torch.dtype:
         """The arithmetic of one part."""
@@ -43,7 +78,9 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def choose_device(device: str = "auto", dtype: str = "auto", memory_gb: float = 0) -> DevicePolicy:
+def choose_device(
+    device: str = "auto", dtype: str = "auto", memory_gb: float = 0, low_memory: LowMemory = "auto"
+) -> DevicePolicy:
     """The policy for this machine; ``auto`` values are decided, others are checked and obeyed.
 
     Args:
@@ -64,7 +101,7 @@ def choose_device(device: str = "auto", dtype: str = "auto", memory_gb: float = 
             )
     vae = torch.bfloat16 if chosen.type == "cuda" and arithmetic is torch.bfloat16 else torch.float32
     budget = int(memory_gb * 2**30) or _automatic_budget(chosen)
-    return DevicePolicy(chosen, arithmetic, vae, budget)
+    return DevicePolicy(chosen, arithmetic, vae, budget, low_memory)
 
 
 def _device(name: str) -> torch.device:

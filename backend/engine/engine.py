@@ -87,7 +87,7 @@ class Engine:
 
     def __init__(self, settings: Settings, on_residents: Callable[[Residents], None] | None = None) -> None:
         self.settings = settings
-        self.policy = choose_device(settings.device, settings.dtype, settings.memory_gb)
+        self.policy = choose_device(settings.device, settings.dtype, settings.memory_gb, settings.low_memory)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._on_residents = on_residents

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +35,6 @@ PART_NAMES: dict[Part, str] = {
     "clip_h": "CLIP-H",
     "t5": "T5",
 }
-_FILE_WIDTH = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}  # bytes a weight; mixed files are mostly half precision
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class PartKey:
     prefix: str
     part: Part
     name: str = field(compare=False)
-    bytes: int = field(compare=False)  # once loaded, in the dtype of the policy
+    bytes: int = field(compare=False)  # once loaded, each number in the format in which it is held
 
     def replaced_by(self, other: PartKey) -> bool:
         """Whether ``other`` is the same part of the same files, which have changed since."""
@@ -86,10 +85,11 @@ class ModelManager:
 
     def key(self, info: CheckpointInfo | VaeInfo, part: Part) -> PartKey:
         """The identity of a part: its files as they are now."""
-        source = _source(info, part)
+        sources = _sources(info)
+        source = sources[part]
         stats = [path.stat() for path in source.paths]
         files = tuple((p, s.st_size, s.st_mtime_ns) for p, s in zip(source.paths, stats, strict=True))
-        return PartKey(files, source.prefix, part, info.name, self._bytes(source, part))
+        return PartKey(files, source.prefix, part, info.name, self.policy.part_bytes(part, sources))
 
     def leaving(self, needed: Iterable[PartKey]) -> tuple[PartKey, ...]:
         """Which residents must go so that all of ``needed`` fits beside the rest; asks only, changes nothing."""
@@ -112,7 +112,7 @@ class ModelManager:
         return tuple(key for key in self.residents if key.part == "t5")
 
     def get(self, info: CheckpointInfo | VaeInfo, part: Part) -> nn.Module:
-        """The module on the device in the policy's dtype, from memory or from its file; others leave if they must.
+        """The module on the device, for the policy's arithmetic, from memory or its file; others leave if they must.
 
         Raises:
             ModelCorrupt, NotFound: what ``load_part`` says; residents that had not to leave are untouched.
@@ -123,8 +123,9 @@ class ModelManager:
             self.drop(self.leaving([key]))
             self.drop([k for k in self._residents if k.replaced_by(key)])
             started = time.perf_counter()
-            module = load_vae_file(info) if isinstance(info, VaeInfo) else load_part(info, part)
-            module = module.to(device=self.policy.device, dtype=self.policy.dtype_of(part))
+            arithmetic = self.policy.arithmetic(part, _sources(info))
+            module = load_vae_file(info, arithmetic) if isinstance(info, VaeInfo) else load_part(info, part, arithmetic)
+            module = module.to(device=self.policy.device)
             if part in ("denoiser", "vae") and self.policy.device.type == "cuda":
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
             log.info(
@@ -159,12 +160,9 @@ class ModelManager:
         """Let everything go."""
         self.drop(tuple(self._residents))
 
-    def _bytes(self, source: PartSource, part: Part) -> int:
-        return source.bytes * self.policy.dtype_of(part).itemsize // _FILE_WIDTH.get(source.precision, 2)
 
-
-def _source(info: CheckpointInfo | VaeInfo, part: Part) -> PartSource:
-    return info.source if isinstance(info, VaeInfo) else info.sources[part]
+def _sources(info: CheckpointInfo | VaeInfo) -> Mapping[Part, PartSource]:
+    return {"vae": info.source} if isinstance(info, VaeInfo) else info.sources
 
 
 def _trim_heap() -> None:

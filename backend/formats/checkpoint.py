@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import cast
 
 from backend.errors import ModelCorrupt
-from backend.formats import easel_metadata
+from backend.formats import easel_metadata, quantised
 from backend.formats.answers import assumed
 from backend.formats.complete import check_complete
 from backend.formats.configs import (
@@ -41,8 +41,6 @@ from backend.formats.parts import (
 from backend.formats.predictions import ALLOWED, told_by_file
 from backend.formats.reader import Header
 from backend.formats.variants import VARIANTS, Source
-
-_SCALED_REFUSAL = "Weights with a scale beside them (scaled fp8) are not supported yet."
 
 PART_NAMES: Mapping[Part, str] = {
     "denoiser": "denoiser",
@@ -81,13 +79,13 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
     if vae is not None and vae.latent_channels != latent.channels:
         raise ModelCorrupt(f"Its VAE has {vae.latent_channels} channels, its denoiser {latent.channels}.")
     encoders = encoder_configs(parts, metadata)
-    if not variant.refusal:
+    refusal = variant.refusal or quantised.refusal(header.tensors, metadata)
+    if not refusal:
         configs: Mapping[Part, Config | None] = {"denoiser": denoiser, "vae": vae, **encoders}
         for part, (_, found) in parts.items():
             check_complete(cast("Config", configs[part]), found, PART_NAMES[part])
         _check_widths(family, denoiser, encoders)
     sources = part_sources(header, parts, layouts)
-    scaled = sources["denoiser"].precision == "fp8 scaled"
     info = CheckpointInfo(
         path=header.path,
         name=header.path.stem,
@@ -109,7 +107,7 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
         tokenizer_t5=metadata.get("easel.tokenizer_t5"),
         notes=(*_absences(family.name, parts), *_leftovers(header.tensors, parts)),
         questions=variant.questions,
-        refusal=variant.refusal or (_SCALED_REFUSAL if scaled else ""),
+        refusal=refusal,
     )
     info = _hinted(told_by_file(info, header))
     return replace(info, defaults=easel_metadata.overridden(info.defaults, metadata, "easel.defaults"))

@@ -9,9 +9,9 @@ from backend.formats.configs import CLIPConfig
 from backend.formats.expected import Config, Shapes, expected, expected_open_clip
 from backend.formats.layout import is_nuisance
 from backend.formats.measure import Tensors
+from backend.formats.quantised import is_companion
 
 NAMED = 3  # keys of each trouble; all are counted
-_COMPANIONS = ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale", ".comfy_quant")
 
 
 def check_complete(config: Config, tensors: Tensors, what: str) -> None:
@@ -21,7 +21,7 @@ def check_complete(config: Config, tensors: Tensors, what: str) -> None:
         ModelCorrupt: counting the missing, unexpected and misshapen tensors and naming the first three of each.
     """
     wanted = _wanted(config, tensors)
-    found = {key: info.shape for key, info in tensors.items() if not is_nuisance(key) and not key.endswith(_COMPANIONS)}
+    found = {key: info.shape for key, info in tensors.items() if not is_nuisance(key) and not is_companion(key)}
     if found == wanted:
         return
     troubles = {

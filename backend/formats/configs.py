@@ -6,7 +6,7 @@ Every number is read from tensor shapes or from the `easel.*` metadata; what a f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -155,6 +155,7 @@ class PartSource:
         prefix: what stands before the part's keys there.
         bytes: of its tensors in the file.
         precision: "fp16", "bf16", "fp32", "fp8", "fp8 scaled", "GGUF Q4_K", "mixed" ...
+        numbers: bytes in the file of each number format ("F16", "F8_E4M3", "Q4_K" ...), see ``formats/storage.py``.
     """
 
     paths: tuple[Path, ...]
@@ -162,6 +163,7 @@ class PartSource:
     bytes: int
     precision: str
     layout: Layout = "canonical"
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ def read_gguf(file: BinaryIO, path: Path, size: int) -> Header:
             f"{MAX_FIELDS:,} are the most that are read.",
             "No model that is known has so many.",
         )
+    if not tensor_count:
+        raise ModelCorrupt(f"{path.name} holds no tensors.", _AGAIN)
     fields: dict[str, Value] = {}
     for _ in range(field_count):
         key = reader.text(MAX_NAME)
@@ -100,8 +102,6 @@ def read_gguf(file: BinaryIO, path: Path, size: int) -> Header:
             raise ModelCorrupt(f"The header of {path.name} names the field {key!r} twice.", _AGAIN)
         fields[key] = reader.value(keep_list=key.startswith(_SHAPES))
     tensors = _tensors(reader, tensor_count, fields)
-    if not tensors:
-        raise ModelCorrupt(f"{path.name} holds no tensors.", _AGAIN)
     metadata = {key: value for key, value in fields.items() if isinstance(value, str)}
     return Header(path, MappingProxyType(tensors), MappingProxyType(metadata), size, "gguf")
 

@@ -25,11 +25,9 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType(
 
 #: GGUF's blocks: so many values share so many bytes (ggml-common.h of ggml-org/llama.cpp).
 BLOCKS: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {
-        "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
-        "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
-        "IQ4_NL": (32, 18), "IQ4_XS": (256, 136),
-    }  # fmt: skip
+    {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "IQ4_NL": (32, 18)}
+    | {"Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}
+    | {"IQ4_XS": (256, 136)}
 )
 
 
@@ -62,8 +60,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """All that a model file says of itself before its tensors; GGUF's names are the published ones, shapes outermost
-    first."""
+    """All that a model file says of itself before its tensors; GGUF too by published names, outermost size first."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]

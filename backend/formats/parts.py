@@ -5,7 +5,6 @@ What the ``easel.*`` fields of the header say stands in place of what was measur
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from backend.errors import ModelCorrupt
@@ -23,11 +22,7 @@ from backend.formats.configs import (
 from backend.formats.layout import OTHER_PREFIXES, PREFIXES, is_nuisance, part_tensors
 from backend.formats.measure import Tensors
 from backend.formats.reader import Header
-
-_PRECISIONS: Mapping[str, str] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"} | {
-    "F8_E4M3": "fp8", "F8_E5M2": "fp8",
-}  # fmt: skip
-_SCALED_SUFFIXES = ("scaled_fp8", ".scale_weight", ".weight_scale", ".comfy_quant")
+from backend.formats.storage import part_source
 
 #: A key that only a part in this naming has.
 _LAYOUT_KEYS: Mapping[str, Layout] = {
@@ -54,13 +49,11 @@ def part_sources(header: Header, parts: Parts, layouts: Mapping[str, Layout]) ->
     """Each part's place in the file; ``layouts`` as in ``checkpoint``."""
     canonical: Layout = "canonical"
     return {
-        part: PartSource(
-            paths=(header.path,),
-            prefix=prefix,
-            bytes=sum(info.bytes for info in tensors.values()),
-            precision=precision(tensors),
-            layout=layouts.get(prefix)
-            or next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical),
+        part: part_source(
+            (header.path,),
+            prefix,
+            tensors,
+            layouts.get(prefix) or next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical),
         )
         for part, (prefix, tensors) in parts.items()
     }
@@ -101,17 +94,6 @@ def latent_constants(published: LatentConstants, channels: int, metadata: Mappin
     if latent.channels != channels or len(latent.rgb_factors) != channels:
         raise ModelCorrupt(f"The latent has {channels} channels; {latent.channels} are known for this family.")
     return latent
-
-
-def precision(tensors: Tensors) -> str:
-    """The number format of nearly all weights (a few tensors in another one are usual), else "mixed"."""
-    if any(key.endswith(_SCALED_SUFFIXES) for key in tensors):
-        return "fp8 scaled"
-    counted: Counter[str] = Counter()
-    for info in tensors.values():
-        counted[_PRECISIONS.get(info.dtype, info.dtype)] += info.bytes
-    name, most = counted.most_common(1)[0]
-    return name if most >= 0.95 * counted.total() else "mixed"
 
 
 def check_divides(part: int, whole: int, what: str) -> None:

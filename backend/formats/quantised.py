@@ -1,7 +1,8 @@
 """Weights with a scale beside them: which keys belong to which weight, and which formats of them are known.
 
-Two namings are in circulation, both ComfyUI's: ``scale_weight`` with a marker ``scaled_fp8`` a part, and since late 2025
-``weight_scale`` with a JSON text a layer, in a tensor ``comfy_quant`` or in the header's ``_quantization_metadata``.
+Two namings are in circulation, both ComfyUI's: ``scale_weight`` with a marker ``scaled_fp8`` for each part, and since
+late 2025 ``weight_scale`` with a JSON text for each layer, in a tensor ``comfy_quant`` or in the header's
+``_quantization_metadata``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ KNOWN: Mapping[str, frozenset[str]] = {
 }
 #: What a layer's JSON may say besides; the second chooses between two ways of multiplying on a GPU.
 _OPTIONS = frozenset({"format", "full_precision_matrix_mult"})
+_SECOND_SCALE = ".weight_scale_2"  # nvfp4 alone has two
 _OTHER_VERSION = "Use the fp16, bf16 or fp8 version of the model."
 
 
@@ -82,3 +84,14 @@ def checked_format(said: object, where: str) -> str:
             f"{where} is stored as {named}, which is not known. Known: {', '.join(KNOWN)}.", _OTHER_VERSION
         )
     return name
+
+
+def refusal(tensors: Mapping[str, object], metadata: Mapping[str, str]) -> str:
+    """One sentence if the header alone shows a format that is not known, else empty."""
+    try:
+        metadata_formats(metadata, "The file")
+    except (ModelCorrupt, ModelUnsupported) as error:
+        return str(error)
+    if any(key.endswith(_SECOND_SCALE) for key in tensors):
+        return f"Its weights are stored as nvfp4, which is not known. Known: {', '.join(KNOWN)}. {_OTHER_VERSION}"
+    return ""

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from backend.formats import constants
 from backend.formats.complete import check_complete
-from backend.formats.configs import Family, LatentConstants, Layout, PartSource, Question, VaeInfo
+from backend.formats.configs import Family, LatentConstants, Layout, Question, VaeInfo
 from backend.formats.hints import hinted
 from backend.formats.kinds import Kind
 from backend.formats.layout import part_tensors
-from backend.formats.parts import latent_constants, precision, vae_config
+from backend.formats.parts import latent_constants, vae_config
 from backend.formats.reader import Header
+from backend.formats.storage import part_source
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ def vae_info(header: Header, prefix: str, layouts: Mapping[str, Layout]) -> VaeI
         name=header.path.stem,
         config=config,
         latent=latent_constants(published, config.latent_channels, header.metadata) if is_told else None,
-        source=PartSource(
-            (header.path,), prefix, header.file_bytes, precision(tensors), layouts.get(prefix, "canonical")
-        ),
+        source=part_source((header.path,), prefix, tensors, layouts.get(prefix, "canonical")),
         questions=() if is_told else (_question(config.latent_channels, header.path.stem),),
     )
 

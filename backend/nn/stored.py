@@ -60,15 +60,17 @@ def decode_into(out: Tensor, weight: Encoded) -> None:
     codes, scale = weight.codes, weight.scale
     if weight.blocks:
         _decode_blocks(out, codes, weight.blocks)
-    elif scale is None and codes.dtype not in BYTE_DTYPES:
-        out.copy_(codes)
-    elif codes.device.type == "cpu" and codes.is_contiguous() and (scale is None or scale.ndim == 0):
+    elif codes.dtype in BYTE_DTYPES and _is_plain(codes) and (scale is None or scale.ndim == 0):
         _decode_bytes(out, codes, 1.0 if scale is None else float(scale))
+    elif scale is None:
+        out.copy_(codes)
     else:
-        numbers = codes.float()
-        if scale is not None:
-            numbers *= scale.view(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale
-        out.copy_(numbers)
+        out.copy_(codes.float() * (scale.view(-1, *(1,) * (codes.ndim - 1)) if scale.ndim else scale))
+
+
+def _is_plain(codes: Tensor) -> bool:
+    """Whether NumPy can look at the memory as one run of numbers."""
+    return codes.device.type == "cpu" and codes.is_contiguous()
 
 
 def _decode_blocks(out: Tensor, codes: Tensor, kind: str) -> None:
@@ -164,6 +166,11 @@ class StoredConv2d(_Stored, nn.Conv2d):
 class StoredEmbedding(_Stored, nn.Embedding):
     """``nn.Embedding`` with a stored weight; only the rows that are asked for are decoded."""
 
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """Shape and dtype without numbers: transformers' CLIP asks its table of positions how many there are."""
+        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
     def forward(self, input: Tensor) -> Tensor:
         """(...) ids -> (..., width)."""
         ids = input.reshape(-1)
@@ -206,5 +213,4 @@ def store(layer: nn.Module, weight: Encoded, dtype: torch.dtype, scratch: Scratc
 
 def plain_weight(layer: nn.Module) -> Tensor:
     """A layer's weight in the arithmetic's dtype; see ``StoredLinear.plain_weight`` for how long it is valid."""
-    weight = layer.plain_weight() if isinstance(layer, _Stored) else layer.weight
-    return weight  # type: ignore[return-value]
+    return layer.plain_weight() if isinstance(layer, _Stored) else layer.weight  # type: ignore[return-value]

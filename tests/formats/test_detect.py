@@ -250,11 +250,21 @@ def test_precision_is_that_of_nearly_all_weights(detected):
     assert detected(half).precision == "mixed"
 
 
-def test_scaled_fp8_is_known_and_refused(detected):
+def test_scaled_fp8_is_known_and_its_scales_are_no_leftovers(detected):
     tensors = {key: ("F8_E4M3", shape) for key, (_, shape) in published("sd35_medium").items()}
-    info = detected(tensors | {DENOISER + "scaled_fp8": ("F8_E4M3", [0])})
-    assert (info.precision, info.denoiser) == ("fp8 scaled", SD35_MEDIUM)
-    assert "scaled fp8" in info.refusal
+    scale = DENOISER + "joint_blocks.0.x_block.attn.qkv.scale_weight"
+    info = detected(tensors | {DENOISER + "scaled_fp8": ("F8_E4M3", [0]), scale: ("F32", [])})
+    assert (info.precision, info.denoiser, info.refusal) == ("fp8 scaled", SD35_MEDIUM, "")
+    assert not any("belong to no part" in note for note in info.notes)
+    assert set(info.sources["denoiser"].numbers) == {"F8_E4M3"}
+
+
+def test_formats_that_the_header_shows_and_nobody_knows_are_refused_by_name(detected):
+    base = published("sd35_medium")
+    second = {DENOISER + "final_layer.linear.weight_scale_2": ("F32", [])}
+    assert "nvfp4" in detected(base | second).refusal
+    told = {"_quantization_metadata": '{"layers": {"model.diffusion_model.final_layer.linear": {"format": "mxfp8"}}}'}
+    assert "mxfp8" in detected(base, metadata=told).refusal
 
 
 def test_nuisance_keys_change_nothing_and_others_are_noted(detected):

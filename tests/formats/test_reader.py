@@ -68,7 +68,7 @@ def test_sixteen_gigabyte_file_is_read_in_milliseconds(tmp_path):
         (b"PK\x03\x04\x14\x00\x00\x00\x08\x00archive/data.pkl", ModelUnsafe, "zip archive"),
         (b"\x80\x02}q\x00X\x0a\x00\x00\x00state_dictq\x01", ModelUnsafe, "pickle"),
         (b"\x80\x04\x95\x0a\x00\x00\x00\x00\x00\x00\x00}\x94.", ModelUnsafe, "pickle"),
-        (b"GGUF\x03\x00\x00\x00" + bytes(64), ModelUnsupported, "GGUF"),
+        (b"GGUF\x01\x00\x00\x00" + bytes(64), ModelUnsupported, "GGUF"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), ModelCorrupt, "picture"),
         (b'{"error": "Invalid username or password."}', ModelCorrupt, "JSON"),
         (bytes(4096), ModelCorrupt, "no header"),
