@@ -7,7 +7,6 @@ networks have 64 (FORMATS.md, section 1, row 2).
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from backend.formats.reader import TensorInfo
 Tensors = Mapping[str, TensorInfo]
 
 HEAD_DIM = 64
+_INNER = ".transformer_blocks."
 
 
 def unet_config(part: Tensors) -> UNetConfig:
@@ -193,24 +193,23 @@ def t5_config(part: Tensors) -> T5Config:
 
 def count(part: Tensors, name: str) -> int:
     """How many members the list ``name`` has, from 0 on without a gap."""
-    pattern = re.compile(rf"{re.escape(name)}\.(\d{{1,6}})\.")
-    return _without_gap({int(match[1]) for key in part if (match := pattern.match(key))})
+    start = f"{name}."
+    return _without_gap({key[len(start) :].partition(".")[0] for key in part if key.startswith(start)})
 
 
 def _depths(part: Tensors) -> dict[str, int]:
     """Transformer blocks by the block of the U-Net that holds them."""
-    found: dict[str, set[int]] = {}
+    found: dict[str, set[str]] = {}
     for key in part:
-        name, is_inside, rest = key.partition(".transformer_blocks.")
-        index = rest.partition(".")[0]
-        if is_inside and index.isdecimal() and len(index) <= 6:
-            found.setdefault(name, set()).add(int(index))
+        if _INNER in key:
+            name, _, rest = key.partition(_INNER)
+            found.setdefault(name, set()).add(rest.partition(".")[0])
     return {name: _without_gap(indices) for name, indices in found.items()}
 
 
-def _without_gap(indices: set[int]) -> int:
+def _without_gap(indices: set[str]) -> int:
     number = 0
-    while number in indices:
+    while str(number) in indices:
         number += 1
     return number
 
