@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from backend.errors import BadRequest, unknown_name
+from backend.frozen import MAX_SIZE, FrozenDict, frozen
 
 SCHEMA_VERSION = 1
 MAX_SEED = 2**53 - 1  # what JSON numbers carry through a browser unharmed
@@ -36,6 +47,33 @@ InpaintArea = Literal["whole picture", "only masked"]
 Emphasis = Literal["original", "no norm", "interpolate", "ignore"]
 ImageFormat = Literal["png", "jpeg", "webp"]
 PredictionChoice = Literal["eps", "v", "edm_v", "edm"]
+
+MAX_PANELS = 50
+
+
+def _panels(value: object) -> FrozenDict:
+    """``{panel: {"version": n, "values": {...}}}`` frozen; what the values may be is the panel's own business."""
+    whole = frozen(value)
+    if not isinstance(whole, FrozenDict) or len(whole) > MAX_PANELS:
+        raise ValueError(f"must be an object of at most {MAX_PANELS} panels")
+    for name, panel in whole.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_.]{0,79}", name):
+            raise ValueError(f"has a panel named {name[:40]!r}")
+        if not isinstance(panel, FrozenDict) or not set(panel) <= {"version", "values"}:
+            raise ValueError(f"{name} must hold version and values alone")
+        version, values = panel.get("version", 1), panel.get("values", FrozenDict())
+        if type(version) is not int or not 1 <= version <= 10_000 or not isinstance(values, FrozenDict):
+            raise ValueError(f"{name} must hold a whole version from 1 on and an object of values")
+    if len(json.dumps(whole)) > MAX_SIZE:
+        raise ValueError(f"is longer than {MAX_SIZE:,} characters")
+    return whole
+
+
+ExtensionValues = Annotated[
+    Mapping[str, Any],
+    PlainValidator(_panels, json_schema_input_type=dict[str, Any]),
+    WithJsonSchema({"type": "object", "maxProperties": MAX_PANELS, "default": {}}),
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -173,6 +211,14 @@ class GenerationRequest:
         int, Field(ge=0, le=256, title="Only masked padding", description="Pixels.", json_schema_extra={"step": 4})
     ] = 32
 
+    extensions: Annotated[
+        ExtensionValues,
+        Field(
+            title="Extensions",
+            description="Values of extensions' panels: {panel: {version, values}}.",
+        ),
+    ] = dataclasses.field(default_factory=FrozenDict)
+
     image_format: Annotated[ImageFormat, Field(title="File format")] = "png"
 
     @model_validator(mode="after")
@@ -247,7 +293,7 @@ def _as_bad_request(error: ValidationError) -> BadRequest:
     if name is None:
         message = first["msg"].removeprefix("Value error, ")
         return BadRequest(f"The request does not fit: {message}.", "Change one of the two.")
-    shown = _short(first["input"])
+    shown = _short(first["input"]) if name != "extensions" else first["msg"].removeprefix("Value error, ")
     return BadRequest(
         f"{_title(name)} ({name}) is {shown}, which cannot be used.", f"Accepted: {accepted(name)}.", field=name
     )
@@ -277,6 +323,8 @@ def accepted(name: str) -> str:
         text = f"{word} from {node['minimum']} to {node['maximum']}"
     elif kind == "boolean":
         text = "true or false"
+    elif kind == "object":
+        text = 'an object {panel: {"version": 1, "values": {...}}}'
     elif "pattern" in node:
         text = "the sha256 (64 hex digits) of a stored picture"
     else:

@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         tuple[Path, ...],
         Field(description="Tree of A1111, Forge or ComfyUI, or an extra_model_paths.yaml, to read models from too."),
     ] = ()
+    extensions_dir: Annotated[
+        tuple[Path, ...], Field(description="Further folder of extensions, beside the data folder's extensions/.")
+    ] = ()
+    no_extensions: Annotated[bool, Field(description="Start without any extension.")] = False
     port: Annotated[int, Field(ge=1, le=65535, description="Port of the page.")] = 7860
     listen: Annotated[bool, Field(description="Answer other machines too; demands a token.")] = False
     token: Annotated[str, Field(max_length=200, description="Secret that every client must show.")] = ""
@@ -94,6 +98,16 @@ class Settings(BaseSettings):
     def inputs_dir(self) -> Path:
         """Init images and masks, stored once by sha256."""
         return self.data_dir / "inputs"
+
+    @property
+    def extension_folders(self) -> tuple[Path, ...]:
+        """Where a user's own extensions lie; the shipped ones are part of the program."""
+        return (self.data_dir / "extensions", *self.extensions_dir)
+
+    @property
+    def approvals(self) -> Path:
+        """Which extensions the user has switched on or off."""
+        return self.data_dir / "extensions.json"
 
     @property
     def database(self) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from backend.errors import BadRequest
 from backend.request import (
     FIELDS,
+    MAX_PANELS,
     MAX_PROMPT,
     MAX_SEED,
     GenerationRequest,
@@ -38,6 +39,8 @@ def test_every_field_is_bounded_and_named(name):
         assert math.isfinite(kind["maximum"])
     elif kind["type"] == "string":
         assert "enum" in kind or "pattern" in kind or kind["maxLength"] <= MAX_PROMPT
+    elif kind["type"] == "object":
+        assert kind["maxProperties"] == MAX_PANELS
     else:
         assert kind["type"] == "boolean"
 
@@ -63,6 +66,8 @@ def fits(name: str, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if kind["type"] == "integer" else int | float):
             return False
         return math.isfinite(value) and kind["minimum"] <= value <= kind["maximum"]
+    if kind["type"] == "object":
+        return value == {}
     return False  # no text below fits a text field
 
 
@@ -146,3 +151,25 @@ def test_pictures_of_a_batch_take_the_next_seed_or_the_next_variation():
     assert [GenerationRequest(seed=5).seeds_of(i) for i in range(2)] == [(5, -1), (6, -1)]
     varied = GenerationRequest(seed=5, variation_seed=9, variation_strength=0.5)
     assert [varied.seeds_of(i) for i in range(2)] == [(5, 9), (5, 10)]
+
+
+@pytest.mark.parametrize(("panels", "words"), [
+    ({"a": 1}, "version and values alone"), ({"A b": {}}, "panel named 'A b'"), ({"a": {"version": 0}}, "from 1 on"),
+    ({"a": {"version": True}}, "from 1 on"), ({"a": {"values": {"x": math.nan}}}, "not finite"),
+    ({"a": {"values": {"x": object()}}}, "no JSON value"), ({f"p{n}": {} for n in range(51)}, "at most 50"),
+    ({"a": {"values": {"x": "x" * 200_000}}}, "longer than"), ({"a": {"more": 1}}, "version and values alone"),
+    ({"a": {"values": {"x": [[[[[[[[[1]]]]]]]]]}}}, "nested"),
+])  # fmt: skip
+def test_panels_that_do_not_fit_are_refused(panels, words):
+    with pytest.raises(BadRequest, match=words) as caught:
+        parse_request({"extensions": panels})
+    assert caught.value.field == "extensions"
+
+
+def test_panels_cannot_change_and_count_in_comparison():
+    values = {"pag": {"version": 1, "values": {"scale": 2.5, "layers": [1, 2]}}}
+    request = parse_request({"extensions": values})
+    assert parse_request(json.loads(json.dumps(request_to_json(request)))) == request
+    assert hash(request) != hash(parse_request({}))
+    with pytest.raises(TypeError, match="cannot be changed"):
+        request.extensions["pag"] = {}

@@ -22,7 +22,7 @@ from backend.request import parse_request
 from backend.settings import Settings
 from webui.cli_bench import bench
 from webui.cli_convert import convert
-from webui.options import PICTURES, SentenceCommand, request_options, settings_from, settings_options
+from webui.options import PICTURES, SentenceCommand, panel_values, request_options, settings_from, settings_options
 
 if TYPE_CHECKING:
     from backend.events import Event
@@ -37,6 +37,8 @@ ENGINE_SETTINGS = (
     "memory_gb",
     "low_memory",
     "guidance_batching",
+    "extensions_dir",
+    "no_extensions",
     "jpeg_quality",
     "threads",
 )
@@ -75,6 +77,8 @@ def generate(context: click.Context, prompt: str, output: Path | None, **given: 
     fields = {name: value for name, value in given.items() if value is not None}
     if output is not None:
         fields["image_format"] = _format_of(output, fields.get("image_format"))
+    if "extensions" in fields:
+        fields["extensions"] = panel_values(fields["extensions"])
     fields |= _stored(settings, {name: fields[name] for name in PICTURES if name in fields})
     request = parse_request({"prompt": prompt, **fields})
     cancel = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def component(
         return gr.Dropdown(list(choices), value=value, allow_custom_value=True, **options)
     if "enum" in schema:
         kind = gr.Radio if field in RADIOS else gr.Dropdown
-        named = [(WRITTEN.get(name, name.capitalize()), name) for name in schema["enum"]]
+        named: list[tuple[str, Any]] = [(WRITTEN.get(name, name.capitalize()), name) for name in schema["enum"]]
         if schema["nullable"]:
             return kind([OPEN, *named], value=value or "", **options)
         return kind(named, value=value, **options)
@@ -71,6 +72,8 @@ def component(
         return gr.Dropdown([OPEN, ("Yes", True), ("No", False)], value="" if value is None else value, **options)
     if schema["type"] == "boolean":
         return gr.Checkbox(bool(value), **options)
+    if schema["type"] == "object":  # the page's own script draws it; this carries the JSON
+        return gr.Textbox(json.dumps(value or {}), visible="hidden", **options)
     if schema["type"] == "string":
         return gr.Textbox(value or "", **options)
     if field in AUTOMATIC:
@@ -95,6 +98,8 @@ def to_request(values: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if schema["type"] == "integer":
             value = _whole(value)
+        elif schema["type"] == "object":
+            value = _object(field, value)
         fields[field] = value
     return fields
 
@@ -117,7 +122,7 @@ def to_components(fields: Mapping[str, Any], components: Mapping[str, Control]) 
             parse_request({field: value} if value is not None else {})
         except BadRequest:
             continue
-        shown[component_] = "" if value is None else str(value) if field in AUTOMATIC else value
+        shown[component_] = _written(field, value)
     return shown
 
 
@@ -127,6 +132,25 @@ def _may_be_empty(field: str, component_: Control) -> bool:
 
 def _choices(component_: Control) -> Sequence[Any]:
     return getattr(component_, "choices", None) or ()
+
+
+def _written(field: str, value: Any) -> Any:
+    """A request's value as its component holds it."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    return str(value) if field in AUTOMATIC else value
+
+
+def _object(field: str, value: object) -> object:
+    """The JSON text of a hidden box as what it means."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value else {}
+    except (ValueError, RecursionError):
+        raise BadRequest(f"{field} is not valid JSON.", "Reload the page.", field=field) from None
 
 
 def _whole(value: object) -> object:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
-from backend.errors import UserError
+from backend.errors import BadRequest, UserError
 from backend.request import request_schema
 from backend.settings import Settings, load_settings
 
@@ -89,6 +90,9 @@ def request_options(command: Command) -> Command:
             command = click.option(flag, name, type=kind, help=PICTURES[name])(command)
         elif _is_switch(schema):
             command = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)(command)
+        elif schema.get("type") == "object":
+            help_ = "A value of an extension's panel, PANEL.FIELD=VALUE; may be given often."
+            command = click.option("--set", name, multiple=True, metavar="PANEL.FIELD=VALUE", help=help_)(command)
         else:
             command = click.option(flag, name, type=_schema_kind(schema), default=None, help=text)(command)
     return command
@@ -96,6 +100,31 @@ def request_options(command: Command) -> Command:
 
 def _is_switch(schema: Mapping[str, Any]) -> bool:
     return any(each.get("type") == "boolean" for each in schema.get("anyOf", (schema,)))
+
+
+def panel_values(given: Sequence[str]) -> dict[str, Any]:
+    """``("pag.scale=3", "pag")`` as a request's ``extensions``; a panel without a field is on with its defaults.
+
+    Raises:
+        BadRequest: one that has another form.
+    """
+    panels: dict[str, Any] = {}
+    for text in given:
+        path, _, written = text.partition("=")
+        panel, _, field = path.strip().rpartition(".") if "=" in text else (path.strip(), "", "")
+        if not panel:
+            raise BadRequest(f"--set {text[:60]!r} has no panel.", "Write PANEL.FIELD=VALUE.", field="extensions")
+        values = panels.setdefault(panel, {"values": {}})["values"]
+        if field:
+            values[field] = _json_or_text(written)
+    return panels
+
+
+def _json_or_text(written: str) -> Any:
+    try:
+        return json.loads(written)
+    except ValueError:
+        return written
 
 
 def _option(name: str, info: FieldInfo) -> Callable[[Command], Command]:

@@ -19,17 +19,7 @@ CORE_REGISTRY = Path(__file__).parent.parent / "records" / "core_registry.json"
 
 def registry_entries() -> dict[str, list[dict[str, Any]]]:
     """The document's ``samplers`` and ``schedules``, in the order of the lists, JSON types only."""
-    samplers = [
-        {
-            "name": spec.name,
-            "label": spec.label,
-            "calls_per_step": spec.calls_per_step,
-            "converges": spec.converges,
-            "adds_noise": spec.adds_noise,
-            "default_schedule": spec.default_schedule,
-        }
-        for spec in SAMPLERS.values()
-    ]
+    samplers = [spec.to_json() for spec in SAMPLERS.values()]
     schedules = [{"name": spec.name, "label": spec.label} for spec in SCHEDULES.values()]
     return {"samplers": samplers, "schedules": schedules}
 

@@ -32,23 +32,26 @@ class ScheduleSpec:
     make: Callable[[Prediction, int], Tensor]
 
 
-def find_schedule(name: str) -> ScheduleSpec:
-    """The schedule of that name or label, whatever its case.
+def find_schedule(name: str, known: Mapping[str, ScheduleSpec] | None = None) -> ScheduleSpec:
+    """The schedule of that name or label, whatever its case, among ``known`` (by default the core's).
 
     Raises:
         BadRequest: naming the near ones.
     """
-    for spec in SCHEDULES.values():
+    known = SCHEDULES if known is None else known
+    for spec in known.values():
         if name.casefold() in {spec.name, spec.label.casefold()}:
             return spec
-    raise BadRequest(unknown_name("Schedule", name, SCHEDULES), field="schedule")
+    raise BadRequest(unknown_name("Schedule", name, known), field="schedule")
 
 
-def make_schedule(name: str, default: str, prediction: Prediction, steps: int) -> Tensor:
+def make_schedule(
+    name: str, default: str, prediction: Prediction, steps: int, known: Mapping[str, ScheduleSpec] | None = None
+) -> Tensor:
     """The sigmas of the schedule ``name``; "automatic" is ``default`` (the sampler's), or "simple" on flow models."""
-    spec = find_schedule(name)
+    spec = find_schedule(name, known)
     if spec.name == AUTOMATIC and prediction.kind != "flow":
-        spec = find_schedule(default)
+        spec = find_schedule(default, known)
     return spec.make(prediction, steps)
 
 

@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -17,14 +18,15 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from backend.diffusion.registry import SCHEMA, registry_entries
+from backend.diffusion.registry import SCHEMA
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
 from backend.engine.device import choose_device, dtype_name
+from backend.engine.extensions import Extensions
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds, activation_bytes, make_plan
 from backend.engine.preview import preview_jpeg
-from backend.errors import Cancelled, ModelUnsupported, OutOfMemory, UserError
+from backend.errors import BadRequest, Cancelled, ModelUnsupported, OutOfMemory, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Residents, Step
 from backend.families.table import FAMILIES
 from backend.formats.configs import CheckpointInfo, VaeInfo
@@ -33,13 +35,14 @@ from backend.records.hashes import tensors_hash
 from backend.records.images import Inputs
 from backend.records.infotext import parameters_text
 from backend.records.outputs import Outputs
-from backend.records.resolve import resolve
+from backend.records.resolve import MAX_DRAWN_SEED, resolve
 from backend.request import GenerationRequest
 from backend.settings import Settings
 from backend.text.embeddings import embedding_words
 
 log = logging.getLogger(__name__)
 VERSION = "0.1.0"
+MAX_DEPTH = 2  # jobs within jobs that extensions start
 BATCHED_PIXELS = 1024 * 1024  # on a CPU, above this the activations of a doubled batch cost more than they save
 
 
@@ -91,14 +94,17 @@ class Engine:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._on_residents = on_residents
+        self._known_parts: frozenset[PartKey] = frozenset()
         self.manager = ModelManager(self.policy, self._tell_residents)
         self.catalog = Catalog.of(settings)
-        self.registry: dict[str, Any] = {"schema": SCHEMA, **registry_entries()}
+        self.extensions = Extensions.load(settings)
+        self.registry: dict[str, Any] = {"schema": SCHEMA, **self.extensions.document()}
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)
         self.speeds = Speeds()
         self.prompts = pipeline.PromptCache()
         self.rng = SystemRandom()  # draws the seeds that a request leaves open
+        self.extensions.started(settings.data_dir)
 
     @property
     def dtype(self) -> str:
@@ -126,7 +132,7 @@ class Engine:
         """
         run = _Run(self, on_event or (lambda _event: None), cancel or threading.Event(), outputs, job)
         try:
-            return run.generate(request)
+            return run.whole(request)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(run.request or request) from error
         except RuntimeError as error:
@@ -149,7 +155,15 @@ class Engine:
             "Use a smaller size or batch size, or switch T5 off.",
         )
 
+    def close(self) -> None:
+        """Tell the extensions that it ends."""
+        self.extensions.stopped()
+
     def _tell_residents(self, parts: Sequence[PartKey]) -> None:
+        for key in parts:
+            if key not in self._known_parts:
+                self.extensions.tell_loaded(key.name, key.part)
+        self._known_parts = frozenset(parts)
         if self._on_residents:
             self._on_residents(Residents(parts=tuple(map(str, parts)), bytes=sum(key.bytes for key in parts)))
 
@@ -164,7 +178,15 @@ class _Run:
         cancel: threading.Event,
         outputs: Outputs | None,
         job: str,
+        depth: int = 0,
     ) -> None:
+        if depth > MAX_DEPTH:
+            raise BadRequest(
+                f"Extensions started jobs within jobs {depth} deep.",
+                "Switch off one of those that make pictures of their own.",
+                field="extensions",
+            )
+        self.depth = depth
         self.engine = engine
         self.on_event = on_event
         self.cancel = cancel
@@ -172,9 +194,33 @@ class _Run:
         self.job = job
         self.notes: list[str] = []
         self.request: GenerationRequest | None = None  # resolved, once it is
+        self.started = time.perf_counter()
+        self.batches = 0  # of the whole order, which extensions may make several requests of
+        self.batches_done = 0
+        self.pictures_done = 0
 
-    def generate(self, request: GenerationRequest) -> GenerationResult:
-        started = time.perf_counter()
+    def whole(self, request: GenerationRequest) -> GenerationResult:
+        """An order from beginning to end; extensions may make several requests of it."""
+        extensions = self.engine.extensions
+        if request.extensions and request.seed == -1:  # so that what an extension draws can follow from the seed
+            request = replace(request, seed=self.engine.rng.randint(0, MAX_DRAWN_SEED))
+        requests, makers = extensions.expand(request, self.note)
+        self.batches = sum(part.batch_count for part in requests)
+        pictures: list[Picture] = []
+        made: list[GenerationRequest] = []
+        plan = Plan()
+        for part in requests:
+            resolved, plan, done = self.generate(part)
+            pictures += done
+            made += [resolved] * len(done)
+        for owner in makers:
+            pictures += self._added(owner, request, pictures, made, plan)
+        seconds = time.perf_counter() - self.started
+        self.on_event(Done(job=self.job, seconds=seconds))
+        return GenerationResult(made[0], tuple(pictures), tuple(self.notes), plan, seconds)
+
+    def generate(self, request: GenerationRequest) -> tuple[GenerationRequest, Plan, list[Picture]]:
+        """One request: resolved, its plan and its pictures."""
         engine = self.engine
         job = self._prepare(request)
         request = self.request = job.request
@@ -204,9 +250,8 @@ class _Run:
             batch = pipeline.finish_batch(start, index, seeds, images)
             pictures += self._finish(job, batch, hashes.wait(self.note) | embeddings, plan)
             batch_started = time.perf_counter()
-        seconds = time.perf_counter() - started
-        self.on_event(Done(job=self.job, seconds=seconds))
-        return GenerationResult(request, tuple(pictures), tuple(self.notes), plan, seconds)
+        self.batches_done += request.batch_count
+        return request, plan, pictures
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -249,6 +294,9 @@ class _Run:
             check=self.check,
             on_note=self.note,
             words=embedding_words(engine.catalog.folder("embeddings")),
+            samplers=engine.extensions.samplers,
+            schedules=engine.extensions.schedules,
+            values=engine.extensions.values(request),
         )
 
     def _plan(self, job: pipeline.Job, steps: int) -> Plan:
@@ -277,13 +325,13 @@ class _Run:
         return {"ti_hashes": ", ".join(hashes)} if hashes else {}
 
     def _step_teller(self, job: pipeline.Job, steps: int) -> pipeline.OnBatchStep:
-        batches, every = job.request.batch_count, self.engine.settings.preview_every
+        batches, before, every = self.batches, self.batches_done, self.engine.settings.preview_every
         latent_format = pipeline.latent_format(job)
         started = time.perf_counter()
 
         def tell(batch: int, state: StepState) -> None:
             self.check()
-            done, whole = batch * steps + state.index + 1, batches * steps
+            done, whole = batch * steps + state.index + 1, (batches - before) * steps
             elapsed = time.perf_counter() - started
             due = every and ((state.index + 1) % every == 0 or state.index + 1 == steps)
             self.on_event(
@@ -291,7 +339,7 @@ class _Run:
                     job=self.job,
                     step=state.index + 1,
                     steps=steps,
-                    batch=batch,
+                    batch=before + batch,
                     batches=batches,
                     seconds_left=elapsed / done * (whole - done),
                     preview=preview_jpeg(state.denoised, latent_format) if due else None,
@@ -304,34 +352,83 @@ class _Run:
         self, job: pipeline.Job, batch: pipeline.Batch, hashes: dict[str, str], plan: Plan
     ) -> Iterator[Picture]:
         """Save a batch's pictures, if they are to be saved, and tell each as soon as it is on disk."""
-        facts = {
+        facts = self._facts(hashes, plan)
+        first = batch.index * job.request.batch_size
+        for index, (decoded, seed) in enumerate(zip(batch.images, batch.seeds, strict=True), start=first):
+            image = self._changed(job, decoded)
+            yield self._kept(image, job.request, facts, index=index, seed=seed)
+
+    def _kept(
+        self, image: Image.Image, request: GenerationRequest, facts: dict[str, str], *, index: int, seed: int
+    ) -> Picture:
+        """Save a picture, ``index`` of its request, if pictures are saved, and tell of it."""
+        place, self.pictures_done = self.pictures_done, self.pictures_done + 1
+        if self.outputs is None:
+            parameters = parameters_text(request, facts, self.engine.registry, index=index)
+            return Picture(seed, parameters, kept=image)
+        saved = self.outputs.save(image, job=self.job, index=index, place=place, request=request, facts=facts)
+        for note in saved.notes:
+            self.note(note)
+        self.on_event(
+            ImageSaved(
+                job=self.job,
+                index=place,
+                path=str(saved.path),
+                seed=seed,
+                width=image.width,
+                height=image.height,
+                parameters=saved.parameters,
+            )
+        )
+        self.engine.extensions.tell_saved(request, saved.path, saved.parameters)
+        return Picture(seed, saved.parameters, path=saved.path)
+
+    def _changed(self, job: pipeline.Job, image: Image.Image) -> Image.Image:
+        """A decoded picture after the extensions that change pictures."""
+        return self.engine.extensions.finish(
+            job.request, image, self.pictures_done, self.note, partial(self._nested, job.request)
+        )
+
+    def _nested(
+        self,
+        outer: GenerationRequest,
+        request: GenerationRequest,
+        *,
+        init_image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+    ) -> tuple[Image.Image, ...]:
+        """Pictures for a hook, as a part of this job: its cancel and its notes, and nothing saved."""
+        inputs = self.engine.inputs
+        if init_image is not None:
+            request = replace(request, init_image=inputs.store_image(init_image))
+        if mask is not None:
+            request = replace(request, mask=inputs.store_image(mask))
+        part = _Run(self.engine, self._tell_nested, self.cancel, None, self.job, depth=self.depth + 1)
+        result = part.whole(replace(request, checkpoint=request.checkpoint or outer.checkpoint))
+        return tuple(picture.image for picture in result.pictures)
+
+    def _tell_nested(self, event: JobEvent) -> None:
+        if isinstance(event, Step | Note):
+            self.on_event(event)
+
+    def _added(
+        self, owner: str, request: GenerationRequest, pictures: list[Picture], made: list[GenerationRequest], plan: Plan
+    ) -> list[Picture]:
+        """What an extension makes of all pictures of an order that it turned into several: a grid."""
+        images = [picture.image for picture in pictures]
+        extra = self.engine.extensions.pictures_of(owner, request, images, made, self.note)
+        facts = self._facts({}, plan)
+        whole = replace(made[0], extensions=request.extensions)  # a grid says what it is a grid of
+        return [self._kept(image, whole, facts, index=0, seed=whole.seed) for image in extra]
+
+    def _facts(self, hashes: dict[str, str], plan: Plan) -> dict[str, str]:
+        return {
             **hashes,
             "device": self.engine.policy.device.type,
             "dtype": self.engine.dtype,
             "guidance": plan.guidance,
             "version": VERSION,
         }
-        first = batch.index * job.request.batch_size
-        for index, (image, seed) in enumerate(zip(batch.images, batch.seeds, strict=True), start=first):
-            if self.outputs is None:
-                parameters = parameters_text(job.request, facts, self.engine.registry, index=index)
-                yield Picture(seed, parameters, kept=image)
-                continue
-            saved = self.outputs.save(image, job=self.job, index=index, request=job.request, facts=facts)
-            for note in saved.notes:
-                self.note(note)
-            self.on_event(
-                ImageSaved(
-                    job=self.job,
-                    index=index,
-                    path=str(saved.path),
-                    seed=seed,
-                    width=image.width,
-                    height=image.height,
-                    parameters=saved.parameters,
-                )
-            )
-            yield Picture(seed, saved.parameters, path=saved.path)
 
 
 class _HashInBackground:

@@ -6,8 +6,8 @@ Everything it needs comes in; it keeps nothing between jobs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -22,8 +22,8 @@ from backend.diffusion.masking import LatentContent, fill_masked, keep_unmasked,
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers import SAMPLERS
-from backend.diffusion.samplers.spec import StepState
-from backend.diffusion.schedules import img2img_sigmas, make_schedule
+from backend.diffusion.samplers.spec import SamplerSpec, StepState
+from backend.diffusion.schedules import SCHEDULES, ScheduleSpec, img2img_sigmas, make_schedule
 from backend.engine import canvas
 from backend.engine.models import ModelManager
 from backend.errors import NanDetected
@@ -32,6 +32,7 @@ from backend.formats.configs import CheckpointInfo, Part, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
+from backend.parameters import Parameters
 from backend.records.model_fit import skip_layer_indices
 from backend.request import GenerationRequest
 from backend.text.embeddings import NO_WORDS, EmbeddingWords
@@ -57,6 +58,14 @@ class Job:
     check: Callable[[], None]  # raises Cancelled when the user stopped the job
     on_note: Callable[[str], None]
     words: EmbeddingWords = NO_WORDS
+    samplers: Mapping[str, SamplerSpec] = field(default_factory=lambda: SAMPLERS)
+    schedules: Mapping[str, ScheduleSpec] = field(default_factory=lambda: SCHEDULES)
+    values: Mapping[str, Parameters] = field(default_factory=dict)  # of the panels that the request names
+
+    @property
+    def sampler(self) -> SamplerSpec:
+        """The request's."""
+        return self.samplers[str(self.request.sampler)]
 
 
 @dataclass(frozen=True)
@@ -95,10 +104,10 @@ OnBatchStep = Callable[[int, StepState], None]  # batch index, step
 
 def sigmas_of(job: Job) -> Tensor:
     """The noise levels that this job runs through, highest first, the last 0."""
-    request, default = job.request, SAMPLERS[str(job.request.sampler)].default_schedule
+    request, default = job.request, job.sampler.default_schedule
 
     def schedule(steps: int) -> Tensor:
-        return make_schedule(str(request.schedule), default, job.prediction, steps)
+        return make_schedule(str(request.schedule), default, job.prediction, steps, job.schedules)
 
     steps = request.steps or 1
     if job.init_image is None:
@@ -124,7 +133,7 @@ def count_calls(job: Job, steps: int) -> int:
     weights = [part.weight for part in max(plans, key=lambda plan: len(plan.parts)).parts]
     ways = [way for step in range(steps) for way in guidance.ways(weights, step, steps)]
     branches = sum(1 if way.is_negative else len(weights) for way in ways)
-    per_step = SAMPLERS[str(request.sampler)].calls_per_step
+    per_step = job.sampler.calls_per_step
     return round(branches * per_step * request.batch_size * request.batch_count)
 
 
@@ -268,10 +277,10 @@ def sample_batches(
             check=job.check,
         )
         x, denoise = _start_point(job, start, noise, seeds, sigmas, guided)
-        sampler = SAMPLERS[str(request.sampler)]
+        run = job.sampler.with_parameters(job.values.get(job.sampler.name))
         counted = guided.counting(lambda state, batch=batch: on_step(batch, state))
         with torch.inference_mode():
-            latents = sampler.run(denoise, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted)
+            latents = run(denoise, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted)
         yield batch, seeds, latents
 
 

@@ -52,6 +52,7 @@ class Worker:
         self.send(Ready(registry=engine.registry, device=engine.policy.words, dtype=engine.dtype))
         while (order := self._jobs.get()) is not None:
             self._run_job(engine, order)
+        engine.close()
 
     def _read_orders(self) -> None:
         for line in self._orders:

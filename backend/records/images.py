@@ -109,6 +109,16 @@ class Inputs:
             write_atomically(path, encoded)
         return StoredInput(sha256=name, width=image.width, height=image.height, notes=notes)
 
+    def store_image(self, image: Image.Image) -> str:
+        """Keep a picture that an extension made; its sha256.
+
+        Raises:
+            BadRequest, DiskFull: as ``store``.
+        """
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+        return self.store(buffer.getvalue()).sha256
+
     def path(self, sha256: str) -> Path:
         """The file of a stored input; raises ``NotFound``."""
         path = self._folder / f"{sha256}.png"

@@ -162,7 +162,7 @@ def _pairs(
             yield "Masked area padding", str(request.masked_padding)
     for field in fields(request):
         value = getattr(request, field.name)
-        if field.name not in _WRITTEN_APART and value is not None and value != field.default:
+        if field.name not in _WRITTEN_APART and value not in (None, {}, field.default):
             yield _titles()[field.name], _text(value)
     named = {"model_hash", "vae_hash", "model", "vae", "version"}
     for name, value in facts.items():
@@ -183,6 +183,8 @@ def _number(value: float) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
     return _number(value) if isinstance(value, float) else str(value)
 
 
@@ -282,8 +284,10 @@ def _converted(name: str, text: str) -> Any:
     try:
         if kind == "integer":
             return int(text) if len(text) <= 20 else None
+        if kind == "object":
+            return json.loads(text)
         return float(text) if kind == "number" else text
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -59,12 +59,20 @@ class Outputs:
         self._today = today
 
     def save(
-        self, image: Image.Image, *, job: str, index: int, request: GenerationRequest, facts: Mapping[str, str]
+        self,
+        image: Image.Image,
+        *,
+        job: str,
+        index: int,
+        request: GenerationRequest,
+        facts: Mapping[str, str],
+        place: int | None = None,
     ) -> SavedPicture:
         """Write the picture ``index`` of a resolved request; the same call gives the same bytes.
 
         Args:
             job: id of the job; "" outside the server: then request and facts stand for it.
+            place: of the picture in the whole job, where that is made of several requests; otherwise ``index``.
             facts: see ``parameters_text``.
         Raises:
             DiskFull: it could not be written; nothing is left behind.
@@ -76,7 +84,8 @@ class Outputs:
         )
         seed, variation = request.seeds_of(index)
         shown_seed = variation if request.variation_strength > 0 else seed
-        tail = f"-{shown_seed}-{_job_part(job, record)}-{index}{_SUFFIXES[request.image_format]}"
+        number = index if place is None else place
+        tail = f"-{shown_seed}-{_job_part(job, record)}-{number}{_SUFFIXES[request.image_format]}"
         folder = self._folder / self._today().isoformat()
         path = folder / _name_for(folder, tail)
         write_atomically(path, encoded.data)

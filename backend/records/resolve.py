@@ -19,6 +19,7 @@ from backend.formats.constants import CLIP_SKIP
 from backend.formats.predictions import ALLOWED, DISCRETE, with_prediction
 from backend.formats.vae_files import takes
 from backend.records.model_fit import check_skip_layers
+from backend.records.panels import check_panels
 from backend.records.registry import Registry, registered_name
 from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
 
@@ -64,6 +65,7 @@ def resolve(
     _check_clip_skip(request, info)
     check_skip_layers(request, info)
     _check_format(request, init_size)
+    check_panels(request, info.family, registry)
     width, height = _size(request, info, init_size, notes)
     seeds = _seeds(request, rng)
     ready = replace(

@@ -56,6 +56,12 @@ def field_values(name: str, node: dict) -> st.SearchStrategy:
             strategies.append(st.integers(choice["minimum"], min(choice["maximum"], MAX_SEED - 2000)))
         elif kind == "number":
             strategies.append(st.floats(choice["minimum"], choice["maximum"]))
+        elif kind == "object":
+            values = st.dictionaries(
+                st.sampled_from(["scale", "on", "words"]), st.integers() | st.booleans() | st.text()
+            )
+            panel = st.fixed_dictionaries({"version": st.integers(1, 9), "values": values})
+            strategies.append(st.dictionaries(st.sampled_from(["pag", "freeu.deep"]), panel))
         elif "pattern" in choice:
             strategies.append(st.text("0123456789abcdef", min_size=64, max_size=64))
         else:

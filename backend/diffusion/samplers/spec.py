@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.prediction import Prediction
+from backend.parameters import Parameters
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # denoise(x, scalar sigma) -> denoised, guidance included
 
@@ -70,6 +72,7 @@ class SamplerSpec:
         calls_per_step: denoiser calls a step (the last step may need fewer).
         converges: whether more steps lead to one picture; False where new noise enters at each step.
         default_schedule: what the schedule "automatic" means for eps and v models; "automatic" itself: no wish.
+        parameters: what a user can set for it; ``run`` then takes an instance as the keyword ``parameters``.
     """
 
     name: str
@@ -79,6 +82,25 @@ class SamplerSpec:
     converges: bool
     adds_noise: bool
     default_schedule: str
+    parameters: type[Parameters] | None = None
+
+    def with_parameters(self, parameters: Parameters | None) -> Sampler:
+        """``run`` with what the user set for it, or with its defaults; a sampler without parameters as it is."""
+        if self.parameters is None:
+            return self.run
+        return partial(self.run, parameters=parameters or self.parameters())  # type: ignore[call-arg]
+
+    def to_json(self, owner: str = "") -> dict[str, Any]:
+        """For the registry document; ``owner`` is the extension that brought it, "" for the core."""
+        row: dict[str, Any] = {
+            "name": self.name,
+            "label": self.label,
+            "calls_per_step": self.calls_per_step,
+            "converges": self.converges,
+            "adds_noise": self.adds_noise,
+            "default_schedule": self.default_schedule,
+        }
+        return row | ({"owner": owner} if owner else {}) | ({"panel": self.name} if self.parameters else {})
 
 
 def deterministic(

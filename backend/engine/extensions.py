@@ -1,0 +1,274 @@
+"""The engine's extensions: what they registered beside the core's, their values in a request, their job hooks."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from PIL import Image
+
+from backend import hookspecs
+from backend.diffusion.samplers import SAMPLERS
+from backend.diffusion.samplers.spec import SamplerSpec
+from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
+from backend.errors import BadRequest, unknown_name
+from backend.extending import JobView, PanelSpec, Runner
+from backend.parameters import Parameters, read_parameters
+from backend.plugins import Approvals, ExtensionFailed, Plugins
+from backend.request import GenerationRequest
+from backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OnNote = Callable[[str], None]
+MAX_EXPANDED = 1000  # requests that one order may become
+
+
+class Extensions:
+    """What the engine has from its core and its extensions, by name.
+
+    Args:
+        plugins: loaded; their registries are asked here, once.
+    """
+
+    def __init__(self, plugins: Plugins) -> None:
+        self.plugins = plugins
+        self._owners: dict[tuple[str, str], str] = {}
+        self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
+        self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
+        self.panels: Mapping[str, PanelSpec] = self._registry("register_panels", PanelSpec, self._sampler_panels())
+
+    @classmethod
+    def load(cls, settings: Settings) -> Extensions:
+        """Find, check and import those that may run; with ``no_extensions`` none."""
+        plugins = Plugins(hookspecs, "engine", torch_guard)
+        if not settings.no_extensions:
+            approvals = Approvals(settings.approvals)
+            plugins.load(bundled_folder(), settings.extension_folders, approvals, settings.data_dir / ".importing")
+        return cls(plugins)
+
+    def document(self) -> dict[str, Any]:
+        """The registry document's part: samplers, schedules, panels, and how each extension fares."""
+        own = [panel.to_json(self._owner("register_panels", name)) for name, panel in self.panels.items()]
+        samplers = [spec.to_json(self._owner("register_samplers", name)) for name, spec in self.samplers.items()]
+        schedules = [{"name": spec.name, "label": spec.label} for spec in self.schedules.values()]
+        return {
+            "samplers": samplers,
+            "schedules": schedules,
+            "panels": own,
+            "extensions": [extension.to_json() for extension in self.plugins.extensions.values()],
+        }
+
+    def values(self, request: GenerationRequest) -> Mapping[str, Parameters]:
+        """The values of every panel that the request names, migrated and checked.
+
+        Raises:
+            BadRequest: a panel that is not here, or a value that it does not take.
+        """
+        found: dict[str, Parameters] = {}
+        for name, stored in request.extensions.items():
+            panel = self.panels.get(name)
+            if panel is None:
+                hint = "Install or switch on its extension, or take its values out of the request."
+                raise BadRequest(unknown_name("Panel", name, self.panels), hint, field="extensions")
+            found[name] = read_parameters(panel.parameters, panel.label, stored)
+        return found
+
+    def view(self, owner: str, request: GenerationRequest, on_note: OnNote) -> JobView | None:
+        """The job as the extension ``owner`` sees it; None if the request names no panel of it."""
+        own = {name: value for name, value in self.values(request).items() if self._panel_owner(name) == owner}
+        return JobView(request, MappingProxyType(own), lambda text: on_note(f"{owner}: {text}")) if own else None
+
+    def expand(self, request: GenerationRequest, on_note: OnNote) -> tuple[list[GenerationRequest], list[str]]:
+        """The requests that an order stands for, and the extensions that made several of it.
+
+        Raises:
+            ExtensionFailed, BadRequest: a hook failed, or made more than 1,000 requests.
+        """
+        requests, makers = [request], []
+        for owner in self.plugins.implementers("expand_job"):
+            expanded: list[GenerationRequest] = []
+            for part in requests:
+                view = self.view(owner, part, on_note)
+                made = self.plugins.call("expand_job", owner, job=view) if view else None
+                expanded += self._checked(owner, made) if made else [part]
+                if made and len(made) > 1:
+                    makers.append(owner)
+            if len(expanded) > MAX_EXPANDED:
+                raise BadRequest(
+                    f"{owner} makes {len(expanded):,} pictures of this job; {MAX_EXPANDED:,} is the most.",
+                    "Choose fewer values.",
+                    field="extensions",
+                )
+            requests = expanded
+        return requests, list(dict.fromkeys(makers))
+
+    def finish(
+        self, request: GenerationRequest, image: Image.Image, index: int, on_note: OnNote, run: Runner
+    ) -> Image.Image:
+        """A decoded picture after every ``picture_finished``; ``index`` counts over the whole job.
+
+        Raises:
+            ExtensionFailed: a hook failed, or returned something else than a picture.
+        """
+        for owner in self.plugins.implementers("picture_finished") if request.extensions else ():
+            if view := self.view(owner, request, on_note):
+                changed = self.plugins.call("picture_finished", owner, job=view, image=image, index=index, run=run)
+                image = _picture(owner, "picture_finished", changed) if changed is not None else image
+        return image
+
+    def pictures_of(
+        self,
+        owner: str,
+        request: GenerationRequest,
+        images: Sequence[Image.Image],
+        made: Sequence[GenerationRequest],
+        on_note: OnNote,
+    ) -> list[Image.Image]:
+        """What the extension that expanded ``request`` adds to the pictures made of it."""
+        view = self.view(owner, request, on_note)
+        if view is None or owner not in self.plugins.implementers("job_pictures"):
+            return []
+        added = self.plugins.call("job_pictures", owner, job=view, images=images, requests=made)
+        return [_picture(owner, "job_pictures", image) for image in added or ()]
+
+    def started(self, data_dir: Path) -> None:
+        """Tell the observers that the engine is up; each has a folder of its own for what it keeps."""
+        for owner in self.plugins.implementers("on_startup"):
+            folder = data_dir / "extension-data" / owner
+            folder.mkdir(parents=True, exist_ok=True)
+            self.plugins.observe("on_startup", only=owner, data_folder=folder)
+
+    def stopped(self) -> None:
+        """Tell the observers that the engine ends."""
+        self.plugins.observe("on_shutdown")
+
+    def tell_saved(self, request: GenerationRequest, path: Path, parameters: str) -> None:
+        """Tell the observers of a picture on disk."""
+        for owner in self.plugins.implementers("picture_saved"):
+            view = self.view(owner, request, _ignore) or JobView(request, MappingProxyType({}), _ignore)
+            self.plugins.observe("picture_saved", only=owner, job=view, path=path, parameters=parameters)
+
+    def tell_loaded(self, name: str, part: str) -> None:
+        """Tell the observers of a part that came into memory."""
+        self.plugins.observe("model_loaded", name=name, part=part)
+
+    def _checked(self, owner: str, made: Sequence[object]) -> list[GenerationRequest]:
+        wrong = next((part for part in made if not isinstance(part, GenerationRequest)), None)
+        if wrong is not None:
+            raise ExtensionFailed(f"The extension {owner} returned a {type(wrong).__name__} from expand_job.")
+        return [part for part in made if isinstance(part, GenerationRequest)]
+
+    def _sampler_panels(self) -> dict[str, PanelSpec]:
+        """A sampler's own parameters are a panel of its name, which the page shows while the sampler is chosen."""
+        return {
+            name: PanelSpec(name, spec.label, spec.parameters)
+            for name, spec in self.samplers.items()
+            if spec.parameters is not None
+        }
+
+    def _registry(self, hook: str, kind: type, core: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Core and extensions by name; an extension that takes a name which is taken is switched off."""
+        whole = dict(core)
+        for owner, spec in self.plugins.registered(hook, kind):
+            if spec.name in whole:
+                other = self._owner(hook, spec.name) or "Easel's core"
+                self._forget(owner)
+                self.plugins.switch_off(owner, f"Its {spec.name!r} is a name that {other} has already ({hook}).")
+                whole = {name: value for name, value in whole.items() if self._owner(hook, name) != owner}
+                continue
+            if self.plugins.extensions[owner].status == "on":
+                whole[spec.name] = spec
+                self._owners[hook, spec.name] = owner
+        return MappingProxyType(whole)
+
+    def _owner(self, hook: str, name: str) -> str:
+        return self._owners.get((hook, name), "")
+
+    def _panel_owner(self, name: str) -> str:
+        return self._owner("register_panels", name) or self._owner("register_samplers", name)
+
+    def _forget(self, owner: str) -> None:
+        """Take out what a now switched-off extension had registered before."""
+        for attribute, hook in (("samplers", "register_samplers"), ("schedules", "register_schedules")):
+            kept = getattr(self, attribute, None)
+            if kept is not None:
+                names = {name for name in kept if self._owner(hook, name) == owner}
+                setattr(self, attribute, MappingProxyType({k: v for k, v in kept.items() if k not in names}))
+
+
+def _picture(owner: str, hook: str, image: object) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        raise ExtensionFailed(f"The extension {owner} returned a {type(image).__name__} from {hook}, no picture.")
+    return image.convert("RGB")
+
+
+def _ignore(_text: str) -> None:
+    """A note of a hook that has nobody to tell it to."""
+
+
+def bundled_folder() -> Path:
+    """The folder of the extensions that ship with Easel."""
+    spec = importlib.util.find_spec("extensions")
+    if spec is None or not spec.submodule_search_locations:
+        return Path("extensions")
+    return Path(spec.submodule_search_locations[0])
+
+
+@contextmanager
+def torch_guard(owner: str, hook: str) -> Iterator[None]:
+    """Put torch's global state back after a hook; a change of it is the extension's fault.
+
+    Raises:
+        ExtensionFailed: naming what was changed.
+    """
+    before = _torch_state()
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        after = _torch_state()
+        changed = [name for name, value in before.items() if not _same(value, after[name])]
+        if changed:
+            _restore(before)
+    if changed:
+        raise ExtensionFailed(
+            f"The extension {owner} changed torch's {' and '.join(changed)} in {hook}; that was put back.",
+            "It must leave global state as it was.",
+            field="extensions",
+        )
+
+
+def _torch_state() -> dict[str, Any]:
+    return {
+        "grad mode": torch.is_grad_enabled(),
+        "number of threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "random state": torch.random.get_rng_state(),
+        "deterministic mode": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def _restore(state: Mapping[str, Any]) -> None:
+    torch.set_grad_enabled(state["grad mode"])
+    if torch.get_num_threads() != state["number of threads"]:
+        torch.set_num_threads(state["number of threads"])
+    torch.set_default_dtype(state["default dtype"])
+    torch.random.set_rng_state(state["random state"])
+    torch.use_deterministic_algorithms(state["deterministic mode"])
+
+
+def without_panel(request: GenerationRequest, name: str) -> GenerationRequest:
+    """The request without a panel's values, as an extension that has expanded it hands it on."""
+    return replace(request, extensions={k: v for k, v in request.extensions.items() if k != name})

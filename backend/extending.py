@@ -1,0 +1,82 @@
+"""What hooks are given and what they return: views of a job, panels, and the runner of nested jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+from backend.parameters import Parameters
+from backend.request import GenerationRequest
+
+Tab = Literal["txt2img", "img2img", "inpaint"]
+Family = Literal["sdxl", "sdxl_refiner", "sd3", "sd2", "sd1"]
+TABS: tuple[Tab, ...] = ("txt2img", "img2img", "inpaint")
+
+
+@dataclass(frozen=True)
+class PanelSpec:
+    """What a user can set for an extension: one group of controls in the page.
+
+    Args:
+        name: unique; what requests, metadata and the command line call it.
+        label: its heading in the page.
+        parameters: the class whose fields are the controls; an instance reaches the hooks as ``job.values[name]``.
+        tabs: where it is shown.
+        families: of checkpoints it works with; empty: all. A job for another family is refused, never ignored.
+        help: one sentence below the heading.
+        always: the panel has no switch: its values are sent with every job (words that are filled in).
+    """
+
+    name: str
+    label: str
+    parameters: type[Parameters]
+    tabs: tuple[Tab, ...] = TABS
+    families: tuple[Family, ...] = ()
+    help: str = ""
+    always: bool = False
+
+    def to_json(self, owner: str) -> dict[str, Any]:
+        """For the registry document, from which page, REST and command line draw it."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "owner": owner,
+            "tabs": list(self.tabs),
+            "families": list(self.families),
+            "help": self.help,
+            "always": self.always,
+            "version": self.parameters.version,
+            "schema": self.parameters.model_json_schema(),
+        }
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as a hook sees it.
+
+    Attributes:
+        request: as it stands at that moment; in ``patch_job`` and later every field is filled.
+        values: the extension's own panels that the request names, checked; a panel that is off has no entry.
+        note: tells the user a sentence beside the picture.
+    """
+
+    request: GenerationRequest
+    values: Mapping[str, Parameters]
+    note: Callable[[str], None]
+
+
+class Runner(Protocol):
+    """Makes pictures as a part of the job at hand."""
+
+    def __call__(
+        self, request: GenerationRequest, *, init_image: Image.Image | None = None, mask: Image.Image | None = None
+    ) -> Sequence[Image.Image]:
+        """Pictures of ``request``; given images take the place of its ``init_image`` and ``mask``.
+
+        Raises:
+            UserError: what ``Engine.generate`` does; ``Cancelled`` when the user stops the outer job.
+        """
+        ...

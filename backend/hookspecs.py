@@ -1,0 +1,119 @@
+"""Every hook of the engine process: what an extension may implement, when it is called, and what becomes of a failure.
+
+An extension implements a hook by writing a function of the same name, marked with ``backend.api.hookimpl``, that takes
+any of the arguments below by name. Implementations are called one by one in the order of the manifests (``before``,
+``after``, then name), in the engine's job thread; the time that each takes is shown in the Extensions tab.
+
+*Registries* are asked once, as the engine starts. They return lists of frozen specs; names are unique over core and all
+extensions, and a clash switches the later extension off with an error that names both owners.
+*Job hooks* can change a picture: one that raises, or changes torch's global state, fails the job and is named.
+*Observers* cannot: one that raises is a warning, and after three failures it is off until the next start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from backend.diffusion.samplers.spec import SamplerSpec
+    from backend.diffusion.schedules import ScheduleSpec
+    from backend.extending import JobView, PanelSpec, Runner
+    from backend.request import GenerationRequest
+
+PROJECT = "easel"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_samplers() -> Sequence[SamplerSpec]:
+    """Samplers beside the core's. Kind: registry.
+
+    A sampler is a pure function on ``denoise(x, sigma)``; one with parameters of its own names their class in
+    ``SamplerSpec.parameters`` and gets an instance as the keyword ``parameters``.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_schedules() -> Sequence[ScheduleSpec]:
+    """Schedules beside the core's. Kind: registry.
+
+    A schedule makes ``steps + 1`` falling sigmas, float32, the last 0, for eps, v and flow models alike.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_panels() -> Sequence[PanelSpec]:
+    """What a user can set: one panel in the page for each, drawn from the fields of its parameters. Kind: registry.
+
+    A panel's values stand in a request as ``extensions: {panel: {"version": n, "values": {...}}}``, in the metadata
+    of its pictures, in REST's schema and behind ``easel generate --set panel.field=value``. Job hooks are called only
+    for jobs whose request names a panel of theirs; a panel that is not sent is off.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def expand_job(job: JobView) -> Sequence[GenerationRequest] | None:
+    """Turn one order into several (a sweep, all combinations of a prompt), or into one other (words filled in).
+
+    Kind: job. Called once a job, before anything is resolved but after the seeds are drawn, so that what an
+    implementation draws can follow from ``job.request.seed``. What it returns is expanded by the extensions after it,
+    too, and not again by its own; None, or an empty list, leaves the order as it is. At most 1,000 in all.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def picture_finished(job: JobView, image: Image.Image, index: int, run: Runner) -> Image.Image | None:
+    """Change a picture after it was decoded and put back, before it is saved (a detailer, an upscaler).
+
+    Kind: job. Called once a picture; ``index`` counts from 0 over the whole job. ``run(request, images)`` makes
+    pictures with the same engine as a part of this job: its steps show in the progress, and a cancel ends it. None
+    leaves the picture as it is.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def job_pictures(
+    job: JobView, images: Sequence[Image.Image], requests: Sequence[GenerationRequest]
+) -> Sequence[Image.Image] | None:
+    """Add pictures made from all those of a job that was expanded (a labelled grid). Kind: job.
+
+    Called once, at the end of a job that ``expand_job`` of the same extension has turned into several. ``images`` and
+    ``requests`` are in the order in which they were made. What is returned is saved after them.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def on_startup(data_folder: Path) -> None:
+    """The engine is up; ``data_folder`` is the extension's own folder for what it keeps. Kind: observer. Once."""
+    raise NotImplementedError
+
+
+@hookspec
+def on_shutdown() -> None:
+    """The engine ends in good order. Kind: observer. Once; not after a crash."""
+    raise NotImplementedError
+
+
+@hookspec
+def model_loaded(name: str, part: str) -> None:
+    """A part of a model came into memory. Kind: observer. Once for each load."""
+    raise NotImplementedError
+
+
+@hookspec
+def picture_saved(job: JobView, path: Path, parameters: str) -> None:
+    """A picture is on disk, whole and named for good. Kind: observer. Once a picture."""
+    raise NotImplementedError

@@ -1,0 +1,189 @@
+"""What an extension says of itself in ``extension.toml``; found and read without importing any of its code.
+
+No torch: the web process lists extensions too, and each process imports only the modules that are named for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from backend.errors import UserError
+
+API_VERSION = "1.0"  # of backend.api and webui.api; the first number changes when something is taken away
+FILE = "extension.toml"
+ENTRY_POINTS = "easel.extensions"
+MAX_FILE = 100_000  # bytes
+MAX_HASHED = 200 * 2**20  # bytes of an extension's folder
+_SKIPPED = frozenset({"__pycache__", ".git", "tests"})
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,39}$")]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,99}$")]
+Names = Annotated[tuple[Name, ...], Field(max_length=50)]
+
+
+class ExtensionRefused(UserError):
+    """An extension that cannot be used as it is; the program goes on without it."""
+
+    code = "extension_refused"
+
+
+class Manifest(BaseModel):
+    """An extension's own description.
+
+    Attributes:
+        name: unique; the folder's name, and what requests and metadata call it.
+        api: the versions of Easel's API that it was written for, such as ">=1,<2".
+        engine, web: its module for each process, relative to its package; empty: it has none there.
+        requires: what ``easel extension install`` resolves for it, as pip writes requirements.
+        conflicts: extensions that it cannot run beside.
+        before, after: extensions whose hooks run later, or earlier, than its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    title: Annotated[str, Field(max_length=80)]
+    version: Annotated[str, Field(max_length=40)] = "1"
+    api: Annotated[str, Field(max_length=80)]
+    description: Annotated[str, Field(max_length=1000)] = ""
+    engine: Module | None = None
+    web: Module | None = None
+    requires: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100)] = ()
+    conflicts: Names = ()
+    before: Names = ()
+    after: Names = ()
+
+    def fits(self, version: str = API_VERSION) -> bool:
+        """Whether it was written for this API; a range that cannot be read fits nothing."""
+        try:
+            return version in SpecifierSet(self.api)
+        except InvalidSpecifier:
+            return False
+
+
+@dataclass(frozen=True)
+class Found:
+    """An extension's folder: its manifest, or why that cannot be read.
+
+    Attributes:
+        package: dotted name under which it is imported as it is installed; "" for a loose folder.
+        is_bundled: ships with Easel, so it needs nobody's approval.
+    """
+
+    folder: Path
+    name: str
+    manifest: Manifest | None
+    error: ExtensionRefused | None = None
+    package: str = ""
+    is_bundled: bool = False
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a folder.
+
+    Raises:
+        ExtensionRefused: it is not there, too long, no TOML, or says something that it may not.
+    """
+    try:
+        raw = (folder / FILE).read_bytes()
+        if len(raw) > MAX_FILE:
+            raise ExtensionRefused(f"{FILE} of {folder.name} has more than {MAX_FILE:,} bytes.")
+        manifest = Manifest.model_validate(tomllib.loads(raw.decode("utf-8")))
+    except OSError as error:
+        raise ExtensionRefused(f"{FILE} of {folder.name} cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExtensionRefused(f"{FILE} of {folder.name} is not valid TOML: {error}.") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ExtensionRefused(f"{FILE} of {folder.name}: {place}: {first['msg']}.") from None
+    if manifest.name != folder.name:
+        raise ExtensionRefused(
+            f"The folder {folder.name} holds an extension that calls itself {manifest.name}.",
+            "Name the folder after the extension.",
+        )
+    return manifest
+
+
+def find_extensions(bundled: Path, folders: Iterable[Path]) -> Iterator[Found]:
+    """Every extension there is: the bundled ones, loose folders, and installed packages with an entry point.
+
+    A name that was found before is not taken a second time: the later one carries an error that names both places.
+    """
+    seen: dict[str, Path] = {}
+    for found in _everywhere(bundled, folders):
+        if found.name in seen:
+            clash = ExtensionRefused(
+                f"{found.name} is there twice: in {seen[found.name]} and in {found.folder}.", "Remove one of them."
+            )
+            yield Found(found.folder, found.name, found.manifest, clash, found.package)
+            continue
+        seen[found.name] = found.folder
+        yield found
+
+
+def folder_hash(folder: Path) -> str:
+    """A sha256 over names and contents of an extension's files; another byte anywhere is another hash.
+
+    Raises:
+        ExtensionRefused: the folder is too large to be read at each start.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if not path.is_file() or _SKIPPED.intersection(relative.parts):
+            continue
+        content = path.read_bytes()
+        size += len(content)
+        if size > MAX_HASHED:
+            raise ExtensionRefused(f"{folder.name} holds more than {MAX_HASHED >> 20} MiB.", "Keep models elsewhere.")
+        digest.update(f"{relative.as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _everywhere(bundled: Path, folders: Iterable[Path]) -> Iterator[Found]:
+    shipped = _bundled_names(bundled)
+    for folder in _folders(bundled):
+        is_bundled = folder.name in shipped
+        yield _found(folder, package=f"extensions.{folder.name}" if is_bundled else "", is_bundled=is_bundled)
+    for parent in folders:
+        if parent.resolve() == bundled.resolve():
+            continue  # in a checkout the data folder is the project's
+        for folder in _folders(parent):
+            yield _found(folder)
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        spec = importlib.util.find_spec(point.module.partition(".")[0])  # imports nothing for a top-level name
+        if spec is not None and spec.submodule_search_locations:
+            yield _found(Path(spec.submodule_search_locations[0]), package=point.module)
+
+
+def _bundled_names(bundled: Path) -> frozenset[str]:
+    try:
+        listed: Mapping[str, Any] = tomllib.loads((bundled / "bundled.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError):
+        return frozenset()
+    return frozenset(listed.get("extensions", ()))
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    if parent.is_dir():
+        yield from sorted(path.parent for path in parent.glob(f"*/{FILE}"))
+
+
+def _found(folder: Path, *, package: str = "", is_bundled: bool = False) -> Found:
+    try:
+        return Found(folder, folder.name, read_manifest(folder), package=package, is_bundled=is_bundled)
+    except ExtensionRefused as error:
+        return Found(folder, folder.name, None, error, package, is_bundled)

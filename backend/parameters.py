@@ -1,0 +1,104 @@
+"""Parameters as data: what an extension lets a user set, from which panel, REST schema, checks and metadata derive.
+
+No torch: the web process knows them as JSON Schema only, from the registry document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from backend.errors import BadRequest, unknown_name
+
+
+class Parameters(BaseModel):
+    """Base of an extension's parameters: frozen fields with bounds, label and help, and a version.
+
+    A pydantic model rather than a dataclass, so that an author's class needs no decorator. Every field has a default.
+
+    Attributes:
+        version: raise it when a field's name or meaning changes, and say in ``migrated`` what old values become.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    version: ClassVar[int] = 1
+
+    @classmethod
+    def migrated(cls, version: int, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values that a picture of an older ``version`` carries, as this version's; by default as they are."""
+        del version
+        return values
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Refuse a class whose panel could not be drawn or whose values could not be bounded."""
+        for name, field in cls.model_fields.items():
+            if field.is_required():
+                raise TypeError(f"{cls.__name__}.{name} needs a default")
+            if not field.title:
+                raise TypeError(
+                    f"{cls.__name__}.{name} needs a label: use number(), whole(), flag(), choice() or text()"
+                )
+
+
+def number(default: float, *, low: float, high: float, label: str, step: float = 0.01, help: str = "") -> Any:
+    """A number from ``low`` to ``high``, drawn as a slider."""
+    return _field(default, label, help, ge=low, le=high, json_schema_extra={"step": step})
+
+
+def whole(default: int, *, low: int, high: int, label: str, step: int = 1, help: str = "") -> Any:
+    """A whole number from ``low`` to ``high``, drawn as a slider."""
+    return _field(default, label, help, ge=low, le=high, json_schema_extra={"step": step})
+
+
+def flag(default: bool = False, *, label: str, help: str = "") -> Any:
+    """Yes or no."""
+    return _field(default, label, help)
+
+
+def choice(default: str, *, label: str, help: str = "") -> Any:
+    """One of the names of the field's ``Literal`` type."""
+    return _field(default, label, help)
+
+
+def text(default: str = "", *, longest: int = 2000, lines: int = 1, label: str, help: str = "") -> Any:
+    """Free text of at most ``longest`` characters."""
+    return _field(default, label, help, max_length=longest, json_schema_extra={"lines": lines})
+
+
+def _field(default: Any, label: str, help: str, **rest: Any) -> FieldInfo:
+    return Field(default, title=label, description=help or None, **rest)
+
+
+def read_parameters(kind: type[Parameters], owner: str, stored: Mapping[str, Any]) -> Parameters:
+    """The parameters that a request's ``{"version": n, "values": {...}}`` means, migrated and checked.
+
+    Raises:
+        BadRequest: naming the panel, the field, the value and what is wrong with it.
+    """
+    version = stored.get("version", kind.version)
+    if version > kind.version:
+        raise BadRequest(
+            f"The values for {owner} are of version {version}; the one installed reads up to {kind.version}.",
+            "Update the extension, or set its values again.",
+            field="extensions",
+        )
+    values = stored.get("values", {})
+    if version < kind.version:
+        values = kind.migrated(version, values)
+    unknown = next((name for name in values if name not in kind.model_fields), None)
+    if unknown is not None:
+        raise BadRequest(unknown_name(f"{owner}: field", str(unknown), kind.model_fields), field="extensions")
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        label = kind.model_fields[name].title if name in kind.model_fields else name
+        shown = repr(first["input"])[:60]
+        raise BadRequest(
+            f"{owner}: {label} ({name}) is {shown}, which cannot be used.", f"{first['msg']}.", field="extensions"
+        ) from None

@@ -1,0 +1,355 @@
+"""Extensions of one process: found, imported one by one, asked one by one; what one does wrong stays its own.
+
+pluggy checks names and arguments of the hooks; calling, order, time and failures are ours, since pluggy's own call runs
+all implementations at once and stops at the first that raises. This file knows no hook by name and imports no torch.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import importlib
+import importlib.util
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from backend.errors import UserError
+from backend.manifest import API_VERSION, ExtensionRefused, Found, find_extensions, folder_hash
+from backend.records.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+Status = Literal["on", "off", "new", "changed", "refused", "failed", "crashed"]
+Side = Literal["engine", "web"]
+STRIKES = 3
+SLOW_IMPORT = 5.0  # seconds, above which the list says so
+LOOSE_PACKAGE = "easel_extensions"  # loose folders are imported below this name
+
+
+class ExtensionFailed(UserError):
+    """A hook that can change the picture failed; the job fails with it and the extension is named."""
+
+    code = "extension_failed"
+
+
+@dataclass
+class Extension:
+    """One extension as this process has it.
+
+    Attributes:
+        status: on; off (by the user); new or changed (waits for approval); refused (manifest, API, conflicts); failed
+            (import, hooks, a clash of names); crashed (the process died or hung while importing it).
+        hooks: names of the hooks it implements here.
+        seconds: spent in its hooks since the start, by hook; ``calls`` counts them.
+        failures: of its observers; at ``STRIKES`` they are no longer called.
+    """
+
+    found: Found
+    status: Status
+    reason: str = ""
+    detail: str = ""  # a traceback, for the log and the person's own screen
+    module: ModuleType | None = None
+    hooks: tuple[str, ...] = ()
+    import_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    failures: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its unique name."""
+        return self.found.name
+
+    def to_json(self) -> dict[str, Any]:
+        """For the registry document and the Extensions tab."""
+        manifest = self.found.manifest
+        return {
+            "name": self.name,
+            "title": manifest.title if manifest else self.name,
+            "version": manifest.version if manifest else "",
+            "description": manifest.description if manifest else "",
+            "bundled": self.found.is_bundled,
+            "status": self.status,
+            "reason": self.reason,
+            "detail": self.detail,
+            "hooks": list(self.hooks),
+            "import_seconds": round(self.import_seconds, 3),
+            "hook_seconds": {hook: round(spent, 4) for hook, spent in self.seconds.items()},
+            "hook_calls": dict(self.calls),
+        }
+
+
+class Approvals:
+    """Which extensions a user has switched on, with the hash of what was looked at, and which shipped ones off.
+
+    Lies in the data folder and is written by the command line and the page's guarded route; never by an extension.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Any]:
+        """{"on": {name: hash}, "off": [names]}; a file that cannot be read approves nothing."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return {"on": dict(found.get("on", {})), "off": list(found.get("off", []))}
+        except FileNotFoundError:
+            return {"on": {}, "off": []}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            log.warning("%s cannot be read (%s); only the shipped extensions run", self._path.name, error)
+            return {"on": {}, "off": []}
+
+    def set(self, found: Found, *, on: bool) -> None:
+        """Switch an extension on, as its folder is now, or off."""
+        kept = self.read()
+        kept["on"].pop(found.name, None)
+        kept["off"] = [name for name in kept["off"] if name != found.name]
+        if not on:
+            kept["off"].append(found.name)
+        elif not found.is_bundled:
+            kept["on"][found.name] = folder_hash(found.folder)
+        write_atomically(self._path, json.dumps(kept, indent=1).encode())
+
+    def status_of(self, found: Found) -> tuple[Status, str]:
+        """Whether it may run, and if not what the user can do."""
+        if found.error is not None or found.manifest is None:
+            return "refused", str(found.error)
+        if not found.manifest.fits():
+            asked = found.manifest.api
+            return "refused", f"It was written for API {asked}; this Easel has {API_VERSION}. Look for another version."
+        kept = self.read()
+        if found.name in kept["off"]:
+            return "off", "Switched off."
+        if found.is_bundled:
+            return "on", ""
+        if found.name not in kept["on"]:
+            return "new", "Not approved yet: an extension's code can do whatever you can. Approve it if you trust it."
+        if kept["on"][found.name] != folder_hash(found.folder):
+            return "changed", "Its files have changed since you approved it. Look at them and approve it again."
+        return "on", ""
+
+
+class Plugins:
+    """The extensions of one process and the calls of their hooks.
+
+    Args:
+        specs: the module of hookspecs.
+        guard: put around every call of a hook; it restores what the call may not change, and raises ``ExtensionFailed``
+            if something had to be restored.
+    """
+
+    def __init__(
+        self, specs: ModuleType, side: Side, guard: Callable[[str, str], AbstractContextManager[None]] | None = None
+    ) -> None:
+        self._specs = specs
+        self._side: Side = side
+        self._guard = guard or (lambda _owner, _hook: nullcontext())
+        self._manager = pluggy.PluginManager("easel")
+        self._manager.add_hookspecs(specs)
+        self.extensions: dict[str, Extension] = {}
+        self._order: list[str] = []
+        self.running: tuple[str, str, float] | None = None  # owner, hook, since: read by the watchdog
+
+    # -- loading
+
+    def load(self, bundled: Path, folders: Sequence[Path], approvals: Approvals, diary: Path) -> None:
+        """Find, check and import every extension, one by one.
+
+        Args:
+            diary: a file that names what is being imported, so that the next start after a crash or hang leaves it out.
+        """
+        crashed = _read_diary(diary)
+        for found in find_extensions(bundled, folders):
+            status, reason = approvals.status_of(found)
+            if status == "on" and found.name == crashed:
+                status, reason = "crashed", "The program died or hung while importing it. Switch it on to try again."
+            key = found.name if found.name not in self.extensions else f"{found.name} ({found.folder})"
+            self.extensions[key] = Extension(found, status, reason)
+        self._refuse_conflicts()
+        self._order = self._sorted()
+        for name in self._order:
+            self._import(self.extensions[name], diary)
+        diary.unlink(missing_ok=True)
+
+    def switch_off(self, name: str, reason: str, detail: str = "") -> None:
+        """Take an extension out: its hooks are no longer called in this process."""
+        extension = self.extensions[name]
+        extension.status, extension.reason, extension.detail = "failed", reason, detail
+        if extension.module is not None and self._manager.is_registered(extension.module):
+            self._manager.unregister(extension.module)
+        log.warning("extension %s is off: %s", name, reason)
+
+    def _import(self, extension: Extension, diary: Path) -> None:
+        manifest = extension.found.manifest
+        wanted = getattr(manifest, self._side) if manifest else None
+        if extension.status != "on" or wanted is None:
+            return
+        write_atomically(diary, json.dumps({"importing": extension.name}).encode())
+        started = time.perf_counter()
+        try:
+            with self._guard(extension.name, "import"):
+                extension.module = _import_module(extension.found, wanted)
+            self._register(extension)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit in a module is an extension's fault like any other
+            words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self.switch_off(extension.name, f"It cannot be imported. {words}"[:500], traceback.format_exc()[-5000:])
+        extension.import_seconds = time.perf_counter() - started
+        if extension.import_seconds > SLOW_IMPORT and extension.status == "on":
+            extension.reason = f"Importing it took {extension.import_seconds:.0f} s."
+
+    def _register(self, extension: Extension) -> None:
+        """Give the module to pluggy, which checks arguments; unknown hooks are looked for here."""
+        module = extension.module
+        assert module is not None  # noqa: S101 - just imported
+        known = {name for name in vars(self._specs) if hasattr(getattr(self._specs, name), "easel_spec")}
+        marked = {name for name, value in vars(module).items() if hasattr(value, "easel_impl")}
+        if unknown := sorted(marked - known):
+            raise ExtensionRefused(f"{unknown[0]} is no hook.", f"Known hooks: {', '.join(sorted(known))}.")
+        try:
+            self._manager.register(module, extension.name)
+        except pluggy.PluginValidationError as error:
+            raise ExtensionRefused(f"A hook does not fit: {str(error).splitlines()[-1]}") from None
+        extension.hooks = tuple(sorted(marked))
+
+    def _refuse_conflicts(self) -> None:
+        on = {name: ext for name, ext in self.extensions.items() if ext.status == "on"}
+        for extension in on.values():
+            manifest = extension.found.manifest
+            clashing = [other for other in (manifest.conflicts if manifest else ()) if other in on]
+            if clashing:
+                extension.status = "refused"
+                extension.reason = f"It cannot run beside {', '.join(clashing)}. Switch one of them off."
+
+    def _sorted(self) -> list[str]:
+        """The order of the hooks: what manifests say, then names."""
+        sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+        names = sorted(self.extensions)
+        for name in names:
+            manifest = self.extensions[name].found.manifest
+            sorter.add(name)
+            for earlier in manifest.after if manifest else ():
+                if earlier in self.extensions:
+                    sorter.add(name, earlier)
+            for later in manifest.before if manifest else ():
+                if later in self.extensions:
+                    sorter.add(later, name)
+        try:
+            sorter.prepare()
+        except graphlib.CycleError as error:
+            log.warning("before and after of extensions go in a circle: %s; they run by name", error.args[1])
+            return names
+        order: list[str] = []
+        while sorter.is_active():
+            ready = sorted(sorter.get_ready())
+            order += ready
+            sorter.done(*ready)
+        return order
+
+    # -- calling
+
+    def implementers(self, hook: str) -> list[str]:
+        """The extensions whose hook of this name would be called, in order."""
+        owners = {impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
+        return [name for name in self._order if name in owners]
+
+    def call(self, hook: str, owner: str, **arguments: Any) -> Any:
+        """Call one extension's job hook.
+
+        Raises:
+            ExtensionFailed: naming the extension, the hook and the cause; a ``UserError`` of the hook's own (a bad
+                request, a cancel) comes through as it is.
+        """
+        try:
+            return self._timed(hook, owner, arguments)
+        except UserError:
+            raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            log.error("hook %s of extension %s failed\n%s", hook, owner, traceback.format_exc())
+            raise ExtensionFailed(
+                f"The extension {owner} failed in {hook}: {type(error).__name__}: {str(error)[:200]}.",
+                "Switch it off for this picture, or look for a newer version; the log has the details.",
+                field="extensions",
+            ) from error
+
+    def observe(self, hook: str, only: str | None = None, **arguments: Any) -> None:
+        """Tell every observer, or ``only`` one; one that fails is warned of, and after three failures left out."""
+        for owner in self.implementers(hook) if only is None else (only,):
+            extension = self.extensions[owner]
+            if extension.failures >= STRIKES:
+                continue
+            try:
+                self._timed(hook, owner, arguments)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                extension.failures += 1
+                log.warning("observer %s of extension %s failed: %s", hook, owner, error, exc_info=True)
+                extension.reason = f"{hook} failed: {type(error).__name__}: {str(error)[:200]}" + (
+                    "; its observers are off until the next start." if extension.failures >= STRIKES else "."
+                )
+
+    def registered(self, hook: str, kind: type) -> Iterator[tuple[str, Any]]:
+        """(owner, spec) of everything that a registry hook returns; an extension that returns something else is off."""
+        for owner in self.implementers(hook):
+            try:
+                specs = list(self._timed(hook, owner, {}))
+                wrong = next((spec for spec in specs if not isinstance(spec, kind)), None)
+                if wrong is not None:
+                    raise TypeError(f"{hook} returned a {type(wrong).__name__} instead of a {kind.__name__}")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                detail = traceback.format_exc()[-5000:]
+                self.switch_off(owner, f"{hook} failed: {type(error).__name__}: {str(error)[:200]}.", detail)
+                continue
+            yield from ((owner, spec) for spec in specs)
+
+    def _timed(self, hook: str, owner: str, arguments: Mapping[str, Any]) -> Any:
+        extension = self.extensions[owner]
+        impls = getattr(self._manager.hook, hook).get_hookimpls()
+        impl = next(impl for impl in impls if impl.plugin_name == owner)
+        started = time.perf_counter()
+        outer, self.running = self.running, (owner, hook, time.monotonic())
+        try:
+            with self._guard(owner, hook):
+                return impl.function(**{name: arguments[name] for name in impl.argnames})
+        finally:
+            self.running = outer
+            extension.seconds[hook] = extension.seconds.get(hook, 0.0) + time.perf_counter() - started
+            extension.calls[hook] = extension.calls.get(hook, 0) + 1
+
+
+def _read_diary(path: Path) -> str:
+    """What was being imported when the process ended without good-bye; "" if nothing was."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("importing", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _import_module(found: Found, wanted: str) -> ModuleType:
+    if found.package:
+        return importlib.import_module(f"{found.package}.{wanted}")
+    package = f"{LOOSE_PACKAGE}.{found.name}"
+    for name, folder in ((LOOSE_PACKAGE, None), (package, found.folder)):
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_loader(name, loader=None, is_package=True)
+            assert spec is not None  # noqa: S101 - a namespace always has a spec
+            module = importlib.util.module_from_spec(spec)
+            module.__path__ = [] if folder is None else [str(folder)]
+            sys.modules[name] = module
+    return importlib.import_module(f"{package}.{wanted}")

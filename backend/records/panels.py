@@ -1,0 +1,66 @@
+"""Extensions' panels as the registry document describes them: a request's values checked before a job is accepted.
+
+What a JSON Schema cannot express is checked in the engine, before the job's first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator, ValidationError
+
+from backend.errors import BadRequest, ModelUnsupported, unknown_name
+from backend.records.registry import Registry
+from backend.request import GenerationRequest
+
+
+def panels_of(registry: Registry) -> Mapping[str, Mapping[str, Any]]:
+    """The document's panels by name; an engine without extensions has none."""
+    return {panel["name"]: panel for panel in registry.get("panels", ())}
+
+
+def check_panels(request: GenerationRequest, family: str, registry: Registry) -> None:
+    """Refuse values that a panel does not take; values of an older version are left to the engine, which migrates them.
+
+    Raises:
+        BadRequest: a panel that is not here, or a value that it does not take.
+        ModelUnsupported: a panel that does not work with the checkpoint's family; it is never ignored.
+    """
+    panels = panels_of(registry)
+    for name, stored in request.extensions.items():
+        panel = panels.get(name)
+        if panel is None:
+            hint = "Install or switch on its extension, or take its values out of the request."
+            raise BadRequest(unknown_name("Panel", name, panels), hint, field="extensions")
+        if panel["families"] and family not in panel["families"]:
+            raise ModelUnsupported(
+                f"{panel['label']} does not work with checkpoints of the family {family}.",
+                f"It works with {', '.join(panel['families'])}: choose such a checkpoint, or switch it off.",
+                field="extensions",
+            )
+        if stored.get("version", panel["version"]) == panel["version"]:
+            _check(panel, stored.get("values", {}))
+
+
+def _check(panel: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    known = panel["schema"].get("properties", {})
+    for field in values:
+        if field not in known:
+            raise BadRequest(unknown_name(f"{panel['label']}: field", field, known), field="extensions")
+    error: ValidationError | None = next(Draft202012Validator(panel["schema"]).iter_errors(_plain(values)), None)
+    if error is not None:
+        field = str(error.path[0]) if error.path else ""
+        label = known.get(field, {}).get("title", field)
+        raise BadRequest(
+            f"{panel['label']}: {label} ({field}) is {str(error.instance)[:60]!r}, which cannot be used.",
+            f"{error.message[:200]}.",
+            field="extensions",
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: a JSON Schema knows no others."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

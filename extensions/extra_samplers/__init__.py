@@ -1,0 +1,1 @@
+"""Samplers and schedules beyond the core's."""

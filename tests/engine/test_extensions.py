@@ -1,0 +1,218 @@
+"""Extensions at work in the engine: samplers with parameters, panels, expanded jobs, changed pictures, observers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backend.engine.engine import Engine
+from backend.engine.extensions import torch_guard
+from backend.errors import BadRequest, ModelUnsupported
+from backend.plugins import LOOSE_PACKAGE, Approvals, ExtensionFailed
+from backend.records.metadata import read_picture
+from backend.records.outputs import Outputs
+from backend.request import request_to_json
+from backend.settings import load_settings
+from tests.engine.conftest import SIZE, ask
+from tests.extending import approve_all, write_extension
+
+HEAD = """
+from dataclasses import replace
+from PIL import ImageOps
+from backend.api import PanelSpec, Parameters, SamplerSpec, hookimpl, flag, number, whole
+from backend.diffusion.samplers.euler import sample_euler
+from backend.engine.extensions import without_panel
+"""
+SAMPLER = """
+class Slow(Parameters):
+    share: float = number(1.0, low=0.0, high=1.0, label="Share")
+
+def run(denoise, x, sigmas, *, prediction, noise, on_step, parameters):
+    return sample_euler(denoise, x, sigmas, on_step=on_step) * parameters.share
+
+@hookimpl
+def register_samplers():
+    return [SamplerSpec("slow", "Slow Euler", run, 1, True, False, "automatic", parameters=Slow)]
+"""
+PANEL = """
+class Times(Parameters):
+    version = 2
+    times: int = whole(2, low=1, high=9, label="Times")
+    bang: bool = flag(label="Bang")
+
+    @classmethod
+    def migrated(cls, version, values):
+        return {"times": values.get("count", 2)}
+
+@hookimpl
+def register_panels():
+    return [PanelSpec("times", "Several times", Times), PanelSpec("flow_only", "Flow only", Times, families=("sd3",))]
+
+@hookimpl
+def expand_job(job):
+    if "times" not in job.values:
+        return None
+    if job.values["times"].bang:
+        raise RuntimeError("bang")
+    plain = without_panel(job.request, "times")
+    return [replace(plain, prompt=f"{plain.prompt} {n}") for n in range(job.values["times"].times)]
+
+@hookimpl
+def picture_finished(job, image, index, run):
+    return ImageOps.invert(image) if "flow_only" in job.values else None
+
+@hookimpl
+def job_pictures(job, images, requests):
+    grid = images[0].resize((images[0].width * len(images), images[0].height))
+    for n, image in enumerate(images):
+        grid.paste(image, (n * image.width, 0))
+    job.note(", ".join(request.prompt for request in requests))
+    return [grid]
+"""
+OBSERVER = """
+told = []
+
+@hookimpl
+def on_startup(data_folder):
+    (data_folder / "here").write_text("x")
+
+@hookimpl
+def model_loaded(name, part):
+    told.append((name, part))
+
+@hookimpl
+def picture_saved(job, path, parameters):
+    told.append((path.name, job.request.seed))
+    raise RuntimeError("an observer's trouble")
+
+@hookimpl
+def on_shutdown():
+    told.append("end")
+"""
+
+
+@pytest.fixture
+def make(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    def build(**codes: str) -> Engine:
+        folder = tmp_path / "extensions"
+        for name, code in codes.items():
+            write_extension(folder, name, HEAD + code)
+        settings = load_settings(data_dir=tmp_path, models_dir=models_dir, device="cpu", dtype="float32")
+        approve_all(folder, Approvals(settings.approvals))
+        return Engine(settings)
+
+    yield build
+    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
+        del sys.modules[name]
+
+
+def panel(name: str, version: int = 2, **values: object) -> dict[str, object]:
+    return {name: {"version": version, "values": values}}
+
+
+def test_a_sampler_of_an_extension_runs_with_its_parameters_and_reads_back(make, checkpoint, tmp_path) -> None:
+    engine = make(slow=SAMPLER)
+    row = next(row for row in engine.registry["samplers"] if row["name"] == "slow")
+    assert (row["owner"], row["panel"]) == ("slow", "slow")
+    plain = engine.generate(ask(checkpoint, sampler="euler")).pictures[0].image
+    same = engine.generate(ask(checkpoint, sampler="Slow Euler")).pictures[0].image
+    assert np.array_equal(plain, same)
+    asked = ask(checkpoint, sampler="slow", extensions=panel("slow", 1, share=0.25))
+    result = engine.generate(asked, outputs=Outputs(tmp_path, registry=engine.registry))
+    assert not np.array_equal(plain, result.pictures[0].image)
+    info = read_picture(result.pictures[0].path.read_bytes(), engine.registry)
+    assert info.request == request_to_json(result.request)
+    assert "Sampler: Slow Euler" in result.pictures[0].parameters
+
+
+def test_without_extensions_a_job_has_the_same_bytes(make, engine, checkpoint) -> None:
+    other = make(slow=SAMPLER, times=PANEL, watch=OBSERVER)
+    assert np.array_equal(
+        engine.generate(ask(checkpoint)).pictures[0].image, other.generate(ask(checkpoint)).pictures[0].image
+    )
+
+
+def test_one_order_becomes_several_pictures_and_a_grid_of_them(make, checkpoint, tmp_path) -> None:
+    engine, steps = make(times=PANEL), []
+    asked = ask(checkpoint, extensions=panel("times", times=3))
+    result = engine.generate(
+        asked, lambda event: steps.append(event) if event.type == "step" else None, outputs=Outputs(tmp_path)
+    )
+    assert [picture.image.size for picture in result.pictures] == [(SIZE, SIZE)] * 3 + [(3 * SIZE, SIZE)]
+    assert len({picture.path for picture in result.pictures}) == 4
+    assert result.notes[-1] == "times: a fox 0, a fox 1, a fox 2"
+    assert [(step.batch, step.batches) for step in steps] == [(0, 3), (0, 3), (1, 3), (1, 3), (2, 3), (2, 3)]
+    alone = engine.generate(ask(checkpoint, prompt="a fox 1")).pictures[0].image
+    assert np.array_equal(alone, result.pictures[1].image)
+    grid = read_picture(result.pictures[3].path.read_bytes())
+    assert grid.request["extensions"] == panel("times", times=3)
+
+
+def test_values_of_an_older_version_are_migrated(make, checkpoint) -> None:
+    engine = make(times=PANEL)
+    result = engine.generate(ask(checkpoint, steps=1, extensions=panel("times", 1, count=4)))
+    assert len(result.pictures) == 5
+
+
+def test_a_finished_picture_can_be_changed(make) -> None:
+    engine = make(times=PANEL)
+    plain = engine.generate(ask("tiny-sd3")).pictures[0].image
+    changed = engine.generate(ask("tiny-sd3", extensions=panel("flow_only"))).pictures[0].image
+    assert np.array_equal(255 - np.asarray(plain), changed)
+
+
+@pytest.mark.parametrize(("extensions", "error", "words"), [
+    (panel("tims"), BadRequest, "Did you mean 'times'"),
+    (panel("times", times=10), BadRequest, "Times"),
+    (panel("times", times=True), BadRequest, "Times"),
+    (panel("times", tmes=1), BadRequest, "Did you mean 'times'"),
+    (panel("times", 3), BadRequest, "version 3"),
+    (panel("flow_only"), ModelUnsupported, "does not work with checkpoints of the family sdxl"),
+    (panel("times", bang=True), ExtensionFailed, "times failed in expand_job: RuntimeError: bang"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_a_sentence_and_the_next_job_works(make, extensions, error, words) -> None:
+    engine = make(times=PANEL)
+    with pytest.raises(error, match=words) as caught:
+        engine.generate(ask("tiny-xl", extensions=extensions))
+    assert caught.value.field == "extensions"
+    assert len(engine.generate(ask("tiny-xl", steps=1)).pictures) == 1
+
+
+def test_a_name_that_is_taken_switches_the_later_extension_off_and_names_both(make) -> None:
+    engine = make(one=SAMPLER, two=SAMPLER, three=SAMPLER.replace('"slow"', '"euler"'))
+    told = {row["name"]: row for row in engine.registry["extensions"]}
+    assert (told["one"]["status"], told["two"]["status"], told["three"]["status"]) == ("on", "failed", "failed")
+    assert "one has already" in told["two"]["reason"]
+    assert "Easel's core has already" in told["three"]["reason"]
+
+
+def test_observers_hear_of_it_and_cannot_stop_it(make, checkpoint, tmp_path) -> None:
+    engine = make(watch=OBSERVER)
+    result = engine.generate(ask(checkpoint), outputs=Outputs(tmp_path / "out"))
+    engine.close()
+    told = engine.extensions.plugins.extensions["watch"].module.told
+    assert (checkpoint, "denoiser") in told
+    assert told[-2:] == [(result.pictures[0].path.name, 11), "end"]
+    assert (tmp_path / "extension-data" / "watch" / "here").read_text() == "x"
+    assert "an observer's trouble" in engine.extensions.plugins.extensions["watch"].reason
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    (lambda: torch.set_default_dtype(torch.float64), "default dtype"),
+    (lambda: torch.manual_seed(1), "random state"),
+    (lambda: torch.set_grad_enabled(False), "grad mode"),
+])  # fmt: skip
+def test_torchs_global_state_is_put_back_and_the_extension_named(change, word) -> None:
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
+    expected = pytest.raises(ExtensionFailed, match=f"alpha changed torch's {word} in patch_job")
+    with expected, torch_guard("alpha", "patch_job"):
+        change()
+    after = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]

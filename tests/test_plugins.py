@@ -1,0 +1,188 @@
+"""Extensions are found, checked, imported and called one by one; what one does wrong stays its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+
+from backend import hookspecs
+from backend.errors import BadRequest
+from backend.hookspecs import hookimpl
+from backend.manifest import folder_hash
+from backend.plugins import LOOSE_PACKAGE, STRIKES, Approvals, ExtensionFailed, Plugins
+from tests.extending import approve_all, write_extension
+
+GOOD = (
+    "from backend.hookspecs import hookimpl\n\n@hookimpl\ndef on_shutdown():\n    calls.append('{0}')\n\ncalls = []\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def forget_modules():
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
+        del sys.modules[name]
+
+
+class Place:
+    """A folder of loose extensions with its approvals."""
+
+    def __init__(self, folder):
+        self.folder = folder / "extensions"
+        self.approvals = Approvals(folder / "extensions.json")
+        self.diary = folder / ".importing"
+
+    def write(self, name, code="", **options):
+        return write_extension(self.folder, name, code or GOOD.format(name), **options)
+
+    def load(self, *, approve=True) -> Plugins:
+        if approve:
+            approve_all(self.folder, self.approvals)
+        plugins = Plugins(hookspecs, "engine")
+        plugins.load(self.folder / "none", [self.folder], self.approvals, self.diary)
+        return plugins
+
+    def statuses(self, **options):
+        return {name: extension.status for name, extension in self.load(**options).extensions.items()}
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_a_new_extension_waits_and_a_changed_byte_makes_it_wait_again(place):
+    home = place.write("alpha")
+    assert place.statuses(approve=False) == {"alpha": "new"}
+    assert place.statuses() == {"alpha": "on"}
+    (home / "data.txt").write_text("x")
+    assert place.statuses(approve=False) == {"alpha": "changed"}
+    assert folder_hash(home) != place.approvals.read()["on"]["alpha"]
+    assert not [name for name in sys.modules if name == f"{LOOSE_PACKAGE}.alpha.data"]
+
+
+@pytest.mark.parametrize(("code", "words"), [
+    ("raise ValueError('no')", "ValueError: no"),
+    ("import sys\nsys.exit(3)", "SystemExit: 3"),
+    ("import not_there_at_all", "ModuleNotFoundError"),
+    ("def broken(:", "SyntaxError"),
+    ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startap(): ...", "on_startap is no hook"),
+    ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startup(folder): ...", "does not fit"),
+])  # fmt: skip
+def test_what_cannot_be_imported_is_listed_with_the_reason_and_stops_nobody(place, code, words):
+    place.write("bad", code)
+    place.write("good")
+    plugins = place.load()
+    assert plugins.extensions["bad"].status == "failed"
+    assert words in plugins.extensions["bad"].reason
+    assert plugins.implementers("on_shutdown") == ["good"]
+    assert not place.diary.exists()
+
+
+def test_manifests_of_another_api_or_with_faults_are_refused(place):
+    place.write("future", api=">=2")
+    place.write("odd", more='colour = "red"')
+    place.write("ranged", api="one")
+    plugins = place.load()
+    assert {name: extension.status for name, extension in plugins.extensions.items()} == dict.fromkeys(
+        ("future", "odd", "ranged"), "refused"
+    )
+    assert "written for API >=2" in plugins.extensions["future"].reason
+    assert "colour" in plugins.extensions["odd"].reason
+
+
+def test_conflicts_and_order_follow_the_manifests(place):
+    place.write("alpha", more='after = ["gamma"]')
+    place.write("beta", more='conflicts = ["alpha"]')
+    place.write("gamma")
+    place.write("delta", more='before = ["gamma"]')
+    plugins = place.load()
+    assert plugins.extensions["beta"].status == "refused"
+    assert "alpha" in plugins.extensions["beta"].reason
+    assert plugins.implementers("on_shutdown") == ["delta", "gamma", "alpha"]
+
+
+def test_an_import_that_never_came_back_is_left_out_at_the_next_start(place):
+    place.write("alpha")
+    place.write("beta")
+    place.diary.write_text(json.dumps({"importing": "alpha"}))
+    assert place.statuses() == {"alpha": "crashed", "beta": "on"}
+    assert place.statuses() == {"alpha": "on", "beta": "on"}  # the diary is clean again
+
+
+def own(plugins: Plugins, name: str, **hooks) -> ModuleType:
+    """Put functions in place of an extension's hooks."""
+    extension = plugins.extensions[name]
+    plugins._manager.unregister(extension.module)
+    module = ModuleType(name)
+    for hook, function in hooks.items():
+        function.__name__ = hook
+        setattr(module, hook, hookimpl(function))
+    extension.module = module
+    plugins._register(extension)
+    return module
+
+
+def test_a_job_hook_that_fails_fails_the_job_and_is_named(place):
+    place.write("alpha")
+    plugins = place.load()
+
+    def explode(job):
+        raise ZeroDivisionError("x / 0")
+
+    def refuse(job):
+        raise BadRequest("Not with this picture.")
+
+    own(plugins, "alpha", expand_job=explode)
+    with pytest.raises(ExtensionFailed, match=r"alpha failed in expand_job: ZeroDivisionError: x / 0"):
+        plugins.call("expand_job", "alpha", job=None)
+    own(plugins, "alpha", expand_job=refuse)
+    with pytest.raises(BadRequest, match="Not with this picture"):
+        plugins.call("expand_job", "alpha", job=None)
+    own(plugins, "alpha", expand_job=lambda job: sys.exit(1))
+    with pytest.raises(ExtensionFailed, match="SystemExit"):
+        plugins.call("expand_job", "alpha", job=None)
+    assert plugins.extensions["alpha"].calls == {"expand_job": 3}
+
+
+def test_an_observer_that_fails_three_times_is_no_longer_called(place):
+    place.write("alpha")
+    place.write("beta")
+    plugins = place.load()
+    told = []
+
+    def complain(name):
+        told.append(name)
+        raise RuntimeError("no")
+
+    own(plugins, "alpha", model_loaded=complain)
+    own(plugins, "beta", model_loaded=lambda name: told.append(name.upper()))
+    for _ in range(STRIKES + 2):
+        plugins.observe("model_loaded", name="xl", part="vae")
+    assert told == ["xl", "XL"] * STRIKES + ["XL", "XL"]
+    assert "off until the next start" in plugins.extensions["alpha"].reason
+
+
+def test_a_registry_hook_that_returns_something_else_switches_its_extension_off(place):
+    place.write("alpha")
+    place.write("beta")
+    plugins = place.load()
+    own(plugins, "alpha", register_samplers=lambda: ["euler"])
+    own(plugins, "beta", register_samplers=lambda: 7)
+    assert list(plugins.registered("register_samplers", dict)) == []
+    assert "returned a str instead of a dict" in plugins.extensions["alpha"].reason
+    assert plugins.extensions["beta"].status == "failed"
+
+
+def test_the_same_name_twice_is_an_error_that_names_both_places(place, tmp_path):
+    place.write("alpha")
+    other = write_extension(tmp_path / "more", "alpha", GOOD.format("alpha"))
+    approve_all(place.folder, place.approvals)
+    plugins = Plugins(hookspecs, "engine")
+    plugins.load(place.folder / "none", [place.folder, tmp_path / "more"], place.approvals, place.diary)
+    second = plugins.extensions[f"alpha ({other})"]
+    assert (plugins.extensions["alpha"].status, second.status) == ("on", "refused")
+    assert str(other) in second.reason
