@@ -30,6 +30,7 @@ __all__ = [
 
 Source = Literal["easel", "a1111", "comfyui", "none"]
 MAX_NOTES = 20
+_CONTRADICTING = ("guidance_start", "guidance_end", "mask")
 MAX_FACTS = 50
 MAX_FACT = 500  # characters
 MAX_PARAMETERS = 1_000_000  # characters shown of a text
@@ -152,9 +153,11 @@ def _sifted(values: Mapping[str, Any], notes: list[str]) -> GenerationRequest:
         try:
             return parse_request(good)
         except BadRequest as error:
-            notes.append(_clean(f"Left out: {error}", 300))
             # A refusal without a field is of fields that contradict each other (see GenerationRequest).
-            for name in [error.field] if error.field else ["guidance_start", "guidance_end", "mask"]:
+            dropped = [error.field] if error.field else [name for name in _CONTRADICTING if name in good]
+            named = "" if error.field else f" {', '.join(dropped)}."
+            notes.append(_clean(f"Left out:{named} {error}", 300))
+            for name in dropped:
                 good.pop(name, None)
 
 
