@@ -97,6 +97,7 @@ def models(as_json: bool, **given: Any) -> None:
     """List the model files: what each one is, or why it cannot be used."""
     from backend.records.catalog import Catalog
     from webui.model_facts import model_json
+    from webui.model_table import model_lines
 
     settings = settings_from(given)
     catalog = Catalog.of(settings)
@@ -109,21 +110,6 @@ def models(as_json: bool, **given: Any) -> None:
         click.echo("\n".join(model_lines(entries)))
     else:
         click.echo(f"No model files in {settings.models_dir}.")
-
-
-def model_lines(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table: name, family, variant, precision, size; the sentence for what cannot be used."""
-    head = ("NAME", "FAMILY", "VARIANT", "PRECISION", "SIZE")
-    rows = [
-        (e["name"], e["family"] or e["kind"] or "-", e["variant"] or "-", e["precision"] or "-", _size(e["bytes"]))
-        for e in entries
-    ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *rows]]
-    return [
-        line + (f"\n    {entry['folder']}/{entry['file']}: {entry['sentence']}" if entry["sentence"] else "")
-        for line, entry in zip(lines, [{"sentence": ""}, *entries])
-    ]
 
 
 def _generate(
@@ -223,7 +209,3 @@ def _stored(settings: Settings, pictures: Mapping[str, Path]) -> dict[str, str]:
 
     inputs = Inputs(settings.inputs_dir)
     return {name: inputs.store(path.read_bytes()).sha256 for name, path in pictures.items()}
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / MIB:.1f} MiB"

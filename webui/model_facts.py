@@ -37,6 +37,7 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "error": None if entry.error is None else entry.error.to_json(),
         "kind": None,
         "family": None,
+        "made_for": None,
         "variant": None,
         "precision": None,
         "prediction": None,
@@ -66,13 +67,13 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
     elif isinstance(info, VaeInfo):
         told |= {
             "kind": "VAE",
-            "family": info.made_for or None,
+            "made_for": info.made_for or None,
             "precision": info.precision,
             "notes": list(info.notes),
             "questions": _questions(entry, info),
         }
     elif isinstance(info, OtherFile):
-        told |= {"kind": info.kind, "family": info.family or None}
+        told |= {"kind": info.kind, "made_for": info.family or None}
     return told
 
 

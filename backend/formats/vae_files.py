@@ -73,5 +73,5 @@ def takes(info: VaeInfo, family: Family) -> bool:
 
 def _question(channels: int, stem: str) -> Question:
     names = tuple(kind.name for kind in VAE_KINDS if kind.channels == channels)
-    question = Question("latent", names, names[0], _SENTENCE.format(" and ".join(names)))
+    question = Question("latent", names, names[0], _SENTENCE.format(" and those for ".join(names)))
     return hinted(question, stem) or question

@@ -78,12 +78,13 @@ def test_models_lists_what_each_file_is_or_why_not(tmp_path):
     done = run("models", "--data-dir", str(tmp_path), "--models-dir", str(settings.models_dir))
     assert done.exit_code == 0
     lines = done.output.splitlines()
-    assert lines[0].split() == ["NAME", "FAMILY", "VARIANT", "PRECISION", "SIZE"]
-    row = next(line for line in lines if line.startswith("xl "))
+    assert lines[0].split() == ["NAME", "KIND", "MADE", "FOR", "PRECISION", "SIZE"]
+    row = next(line for line in lines if line.startswith("  xl "))
     assert "sdxl" in row
     assert "fp16" in row
     assert "6.5 GiB" in row
-    assert "checkpoints/page.safetensors: " in done.output
+    assert lines[1] == "checkpoints/"
+    assert "page.safetensors is a web page" in done.output
     told = json.loads(
         run("models", "--json", "--data-dir", str(tmp_path), "--models-dir", str(settings.models_dir)).output
     )["models"]
