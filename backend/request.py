@@ -118,7 +118,18 @@ class GenerationRequest:
     checkpoint: Annotated[
         Name, Field(title="Checkpoint", description="File in models/checkpoints; empty: the first.")
     ] = ""
-    vae: Annotated[Name, Field(title="VAE", description="File in models/vae; empty: the checkpoint's own.")] = ""
+    vae: Annotated[
+        Name, Field(title="VAE", description="File in models/vae, or VAE of a checkpoint; empty: the checkpoint's own.")
+    ] = ""
+    clip_l_file: Annotated[
+        Name, Field(title="CLIP-L file", description="In models/text_encoders; empty: the checkpoint's, or what fits.")
+    ] = ""
+    clip_g_file: Annotated[
+        Name, Field(title="CLIP-G file", description="In models/text_encoders; empty: the checkpoint's, or what fits.")
+    ] = ""
+    t5_file: Annotated[
+        Name, Field(title="T5 file", description="In models/text_encoders; empty: the checkpoint's, or what fits.")
+    ] = ""
     prediction: Annotated[
         PredictionChoice | None,
         Field(title="Prediction", description="What the denoiser outputs, whatever its file says."),

@@ -32,6 +32,9 @@ FAMILIES_OF: Mapping[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(_SKIP_LAYERS, ("sd3",)),
     **dict.fromkeys(("prompt_clip_l", "prompt_clip_g"), ("sdxl", "sd3")),
+    "clip_l_file": ("sd1", "sdxl", "sd3"),
+    "clip_g_file": ("sdxl", "sdxl_refiner", "sd3"),
+    "t5_file": ("sd3",),
     **dict.fromkeys(("prediction", "zero_terminal_snr"), _UNETS),
 }
 

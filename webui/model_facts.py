@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
+from backend.records.compose import ENCODER_NAMES
 from backend.records.hashes import HASH_DIGITS
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "precision": None,
         "prediction": None,
         "parts": {},
+        "files": {},
         "defaults": None,
         "notes": [],
         "vectors": [],
@@ -59,11 +61,19 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
             "defaults": asdict(info.defaults),
             "notes": list(info.notes),
             "questions": _questions(entry, info),
+            "files": dict(info.companions),
             "prediction_source": info.prediction_source,
         }
     elif isinstance(info, EmbeddingInfo):
         rows = [{"part": row.part, "count": row.count, "width": row.width} for row in info.vectors]
         told |= {"kind": "textual inversion", "vectors": rows}
+    elif isinstance(info, EncoderInfo):
+        told |= {
+            "kind": f"{ENCODER_NAMES[info.part]} text encoder",
+            "precision": info.precision,
+            "parts": {info.part: info.source.bytes},
+            "notes": list(info.notes),
+        }
     elif isinstance(info, VaeInfo):
         told |= {
             "kind": "VAE",

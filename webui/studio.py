@@ -191,8 +191,7 @@ class Studio:
         return embedding_words(self.catalog.folder("embeddings", look=False))
 
     def _accept(self, request: GenerationRequest, key: str | None) -> Job:
-        info = self.catalog.checkpoint(request.checkpoint)
-        vae = self.catalog.vae(request.vae) if request.vae else None
+        info, vae = self.catalog.asked_by(request)
         init_size = self.inputs.size(request.init_image) if request.init_image else None
         if request.mask:
             self._check_mask(request.mask, init_size)

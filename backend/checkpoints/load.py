@@ -77,7 +77,8 @@ def load_part(info: CheckpointInfo, part: Part, arithmetic: Arithmetic | None = 
     config = configs[part]
     if config is None or part not in info.sources:
         raise ModelUnsupported(f"{info.path.name} has no part {part!r}.", "Use a checkpoint that contains it.")
-    return _module(config, _read(info.sources[part]), f"{part} of {info.path.name}", arithmetic)
+    source = info.sources[part]
+    return _module(config, _read(source), f"{part} of {source.paths[0].name}", arithmetic)
 
 
 def load_vae_file(info: VaeInfo, arithmetic: Arithmetic | None = None) -> nn.Module:

@@ -208,16 +208,16 @@ def matmul_rate(engine: Engine, side: int, repeats: int = 5) -> float:
 
 def _job(engine: Engine, request: GenerationRequest) -> pipeline.Job:
     """A txt2img job as the engine would prepare it, long enough for the timing."""
-    info = engine.catalog.checkpoint(request.checkpoint)
+    info, vae = engine.catalog.asked_by(request)
     request = replace(
         request, prompt=PROMPT, negative_prompt="", steps=MOST_STEPS, seed=0, sampler="euler", schedule="automatic"
     )
-    request = resolve(request, info, engine.registry, rng=random.Random(0)).request  # noqa: S311 - no secret
+    request = resolve(request, info, engine.registry, vae=vae, rng=random.Random(0)).request  # noqa: S311 - no secret
     family = FAMILIES[info.family]
     return pipeline.Job(
         request=request,
         info=info,
-        vae=None,
+        vae=vae,
         family=family,
         prediction=family.prediction(info, request),
         init_image=None,

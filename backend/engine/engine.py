@@ -264,8 +264,7 @@ class _Run:
 
     def _prepare(self, request: GenerationRequest) -> pipeline.Job:
         engine = self.engine
-        info = engine.catalog.checkpoint(request.checkpoint)
-        vae = engine.catalog.vae(request.vae) if request.vae else None
+        info, vae = engine.catalog.asked_by(request)
         image = engine.inputs.load(request.init_image) if request.init_image else None
         mask = engine.inputs.load_mask(request.mask) if request.mask else None
         resolved = resolve(
@@ -442,9 +441,9 @@ class _HashInBackground:
 
     def _compute(self, catalog: Catalog, job: pipeline.Job) -> None:
         try:
-            self._result["model_hash"] = catalog.model_hash(job.info.path)
+            self._result["model_hash"] = catalog.model_hash(job.info.sources["denoiser"].paths[0])
             if job.vae:
-                self._result["vae_hash"] = catalog.model_hash(job.vae.path)
+                self._result["vae_hash"] = catalog.model_hash(job.vae.source.paths[0])
         except UserError as error:  # the file went away behind our back; the picture is good all the same
             self._trouble = f"The pictures carry no model hash. {error}"
 

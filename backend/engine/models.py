@@ -89,7 +89,8 @@ class ModelManager:
         source = sources[part]
         stats = [path.stat() for path in source.paths]
         files = tuple((p, s.st_size, s.st_mtime_ns) for p, s in zip(source.paths, stats, strict=True))
-        return PartKey(files, source.prefix, part, info.name, self.policy.part_bytes(part, sources))
+        name = info.companions.get(part, info.name) if isinstance(info, CheckpointInfo) else info.name
+        return PartKey(files, source.prefix, part, name, self.policy.part_bytes(part, sources))
 
     def leaving(self, needed: Iterable[PartKey]) -> tuple[PartKey, ...]:
         """Which residents must go so that all of ``needed`` fits beside the rest; asks only, changes nothing."""

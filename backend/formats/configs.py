@@ -197,6 +197,7 @@ class CheckpointInfo:
         sources: where each part lies; a part that is missing has no entry.
         prediction_source: who says what the denoiser outputs: "key v_pred", "metadata", "sidecar name.yaml", "weights",
             "you", "default".
+        companions: parts that lie in files of their own -> the name by which a request asks for that file.
         tokenizer_clip, tokenizer_t5: embedded `tokenizers` JSON; None means the vocabulary that Easel ships.
         notes: sentences for the person, such as what could not be told from the file.
         zero_terminal_snr: the model was trained down to pure noise (marker key `ztsnr`).
@@ -228,6 +229,7 @@ class CheckpointInfo:
     zero_terminal_snr: bool = False
     sigma_range: tuple[float, float] | None = None
     questions: tuple[Question, ...] = ()
+    companions: Mapping[Part, str] = field(default_factory=dict)
     refusal: str = ""
 
 

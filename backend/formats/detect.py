@@ -1,7 +1,7 @@
 """Says what a model file is, from the keys and shapes of its header; its name is at most a hint (``hints.py``).
 
-Checkpoints of the families that are known and VAE files become their configurations; everything else becomes an
-``OtherFile`` that says what it looks like and where it belongs. No tensor is read but the few small ones
+Checkpoints of the families that are known, VAE files and text encoders become their configurations; everything else
+becomes an ``OtherFile`` that says what it looks like and where it belongs. No tensor is read but the few small ones
 that ``predictions.py`` names.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
 from backend.formats.checkpoint import checkpoint
-from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
+from backend.formats.encoder_files import encoder_file
 from backend.formats.families import NETWORKS
 from backend.formats.kinds import Keys, Kind, family_of, first_kind
 from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE
@@ -26,7 +27,7 @@ _VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight", "decoder.mid.bl
 _VOWEL_SOUNDS = ("A", "E", "IP", "LTX", "SD", "inpainting", "upscaler")  # of the kinds' names: "an SDXL refiner"
 
 
-def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFile:
+def detect(header: Header) -> CheckpointInfo | VaeInfo | EncoderInfo | EmbeddingInfo | OtherFile:
     """Family, variant and configuration of a file, or what else it is.
 
     Raises:
@@ -48,6 +49,8 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFi
             if all(prefix + key in header.tensors for key in _VAE_KEYS):
                 vae = vae_info(header, prefix, layouts)
                 return _other(header, vae) if isinstance(vae, Kind) else vae
+        if encoder := encoder_file(header):
+            return encoder
     except ModelCorrupt as error:
         raise ModelCorrupt(f"{header.path.name}: {error.what}", error.todo) from None
     keys = Keys({key.removeprefix(DENOISER): info for key, info in header.tensors.items()})

@@ -47,16 +47,16 @@ def find_parts(tensors: Tensors, family: Family, prefix: str, denoiser: Tensors)
 
 def part_sources(header: Header, parts: Parts, layouts: Mapping[str, Layout]) -> dict[Part, PartSource]:
     """Each part's place in the file; ``layouts`` as in ``checkpoint``."""
-    canonical: Layout = "canonical"
     return {
-        part: part_source(
-            (header.path,),
-            prefix,
-            tensors,
-            layouts.get(prefix) or next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical),
-        )
+        part: part_source((header.path,), prefix, tensors, layouts.get(prefix) or layout_of(tensors))
         for part, (prefix, tensors) in parts.items()
     }
+
+
+def layout_of(tensors: Tensors) -> Layout:
+    """The naming of a text encoder's keys."""
+    canonical: Layout = "canonical"
+    return next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical)
 
 
 def encoder_configs(parts: Parts, metadata: Mapping[str, str]) -> Mapping[Part, CLIPConfig | T5Config]:

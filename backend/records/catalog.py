@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from backend.errors import BadRequest, ModelCorrupt, NotFound, UserError, unknown_name
+from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound, UserError, unknown_name
 from backend.formats.answers import check_answer
-from backend.formats.configs import CheckpointInfo, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, VaeInfo
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
 from backend.records.answers import ModelAnswers
+from backend.records.compose import FILE_FIELDS, fitting_vae, lacks_encoders, with_encoders
 from backend.records.entries import Info, ModelEntry, make_entry, refusal
 from backend.records.hashes import ModelHashes
 from backend.records.names import name_files
@@ -26,9 +27,11 @@ from backend.records.places import FOLDERS, Folder, Place, own_places
 from backend.records.readings import Readings, Stamp
 from backend.records.trees import read_trees
 from backend.records.walk import Found, walk
+from backend.request import GenerationRequest
 from backend.settings import Settings
 
 DEMOS = ("demo-xl", "demo-sd3")  # shipped; a user's own files come before them
+VAE_OF = "VAE of "  # before a checkpoint's name, as a request's ``vae``
 SETTLED = 10.0  # seconds without a change after which a damaged file is no longer thought to be on its way
 
 
@@ -77,6 +80,7 @@ class Catalog:
         self._heeded: tuple[object, object] = (self._hashes.version, self._answers.version)
         self._looked = False
         self._version = 0
+        self._supply: tuple[int, tuple[EncoderInfo, ...]] = (-1, ())
 
     @classmethod
     def of(cls, settings: Settings) -> Catalog:
@@ -157,12 +161,12 @@ class Catalog:
             entry = self._match(name, folder)
         if entry is not None:
             return entry
-        word, about = ("VAE", "vae") if folder == "vae" else ("Checkpoint", "checkpoint")
+        word, about = _WORDS.get(folder, ("File", ""))
         known = [
             entry.name for entry in self.listing() if entry.folder == folder and (entry.usable or not entry.is_read)
         ]
         todo = f"Put the file into models/{folder}, or choose another."
-        raise NotFound(unknown_name(word, name, known), todo, field=about if folder in {"vae", "checkpoints"} else None)
+        raise NotFound(unknown_name(word, name, known), todo, field=about or None)
 
     def folder(self, folder: Folder, *, look: bool = True) -> list[ModelEntry]:
         """Every file of one folder, read now; without ``look`` only those that are known already."""
@@ -222,11 +226,37 @@ class Catalog:
         raise refusal(entry, "checkpoint")
 
     def vae(self, name: str) -> VaeInfo:
-        """What a request's ``vae`` stands for; raises as ``checkpoint``, with field ``vae``."""
+        """What a request's ``vae`` stands for, a file or "VAE of" a checkpoint; raises as ``checkpoint``."""
+        owner = name.removeprefix(VAE_OF)
+        if owner != name and self._match(name, "vae") is None:
+            return self._vae_of(owner)
         entry = self.find(name, "vae")
         if isinstance(entry.info, VaeInfo) and entry.usable:
-            return entry.info
+            return replace(entry.info, name=entry.name)
         raise refusal(entry, "vae")
+
+    def encoder(self, name: str, about: str) -> EncoderInfo:
+        """What the field ``about`` of a request (``t5_file`` ...) stands for; raises as ``checkpoint``."""
+        try:
+            entry = self.find(name, "text_encoders")
+        except NotFound as error:
+            raise NotFound(error.what, error.todo, field=about) from None
+        if isinstance(entry.info, EncoderInfo) and entry.usable:
+            return replace(entry.info, name=entry.name)
+        raise refusal(entry, about)
+
+    def asked_by(self, request: GenerationRequest) -> tuple[CheckpointInfo, VaeInfo | None]:
+        """The checkpoint that a request means, with the text encoders and the VAE that it names or that fit.
+
+        Raises:
+            NotFound, ModelCorrupt, ModelUnsafe, ModelUnsupported: with the field at fault.
+        """
+        info = self.checkpoint(request.checkpoint)
+        named = {about: name for about in FILE_FIELDS if (name := getattr(request, about))}
+        info = with_encoders(info, {about: self.encoder(name, about) for about, name in named.items()})
+        if request.vae:
+            return info, self.vae(request.vae)
+        return info, None if info.vae is not None else self._fitting_vae(info)
 
     def model_hash(self, path: Path) -> str:
         """A1111's hash (10 hex of sha256). It stands in the metadata: compute it before a picture is saved."""
@@ -269,6 +299,41 @@ class Catalog:
         """Keep answers by hash where it is known by now; for one process alone to do. Raises ``DiskFull``."""
         self._answers.settle(self._hashes.of)
 
+    # -- parts in files of their own
+
+    def _vae_of(self, checkpoint: str) -> VaeInfo:
+        """The VAE inside a checkpoint, whose other parts need not be there."""
+        try:
+            entry = self.find(checkpoint)
+        except NotFound as error:
+            raise NotFound(error.what, error.todo, field="vae") from None
+        info = entry.info
+        if not isinstance(info, CheckpointInfo) or info.vae is None:
+            raise ModelUnsupported(f"{entry.name} has no VAE in it.", "Choose another.", field="vae")
+        return VaeInfo(info.path, VAE_OF + entry.name, info.vae, info.latent, info.sources["vae"])
+
+    def _fitting_vae(self, info: CheckpointInfo) -> VaeInfo | None:
+        entries = [self._seen(file) for file in self._in_folder("vae")]
+        return fitting_vae(
+            info,
+            [replace(each.info, name=each.name) for each in entries if each.usable and isinstance(each.info, VaeInfo)],
+        )
+
+    def _encoders(self) -> tuple[EncoderInfo, ...]:
+        """Files of text encoders as far as they are read; when they change, checkpoints are composed anew."""
+        if self._supply[0] != self._version:
+            files = self._in_folder("text_encoders")
+            found = tuple(replace(f.told, name=f.name) for f in files if isinstance(f.told, EncoderInfo))
+            if found != self._supply[1]:
+                for file in self._in_folder("checkpoints"):
+                    file.entry = None
+            self._supply = (self._version, found)
+        return self._supply[1]
+
+    def _in_folder(self, folder: Folder) -> list[_File]:
+        with self._lock:
+            return [file for file in self._files.values() if file.place.folder == folder]
+
     # -- one file
 
     def _distinct_places(self) -> list[Place]:
@@ -296,6 +361,10 @@ class Catalog:
         self.heed()
         if self._is_due(file):
             self._readings.put(self._read(file))
+        if isinstance(file.told, CheckpointInfo) and lacks_encoders(file.told):
+            for each in self._in_folder("text_encoders"):
+                if self._is_due(each):
+                    self._readings.put(self._read(each))
         with self._lock:
             return self._entry(file)
 
@@ -321,13 +390,21 @@ class Catalog:
         return self._answers.of(path, stamp, self._hashes.of(path, *stamp[:2]))
 
     def _entry(self, file: _File) -> ModelEntry:
+        encoders = self._encoders()
         if file.entry is None:
-            settling = file.again_at is not None
             file.entry = make_entry(
-                file.place, file.found, file.name, file.told, settling=settling, answers_of=self._answers_of
-            )
+                file.place, file.found, file.name, file.told,
+                settling=file.again_at is not None, answers_of=self._answers_of, encoders=encoders,
+            )  # fmt: skip
         return file.entry
 
+
+#: What a file of a folder is called in a sentence, and the request field that names it.
+_WORDS: Mapping[str, tuple[str, str]] = {
+    "checkpoints": ("Checkpoint", "checkpoint"),
+    "vae": ("VAE", "vae"),
+    "text_encoders": ("Text encoder", ""),
+}
 
 #: How a request may write a name, most exact first; those in one row are equally good.
 _SPELLINGS: Sequence[Sequence[Callable[[_File], str]]] = (

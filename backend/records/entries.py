@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.errors import ModelUnsupported, UserError
 from backend.formats.answers import answered
-from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
-from backend.formats.families import missing_encoders
+from backend.records.compose import ENCODER_NAMES, completed, lacks_encoders, missing_sentence
 from backend.records.places import Folder, Place
 from backend.records.readings import Stamp
 from backend.records.walk import Found
 
 MAX_NAME = 255
 
-Info = CheckpointInfo | VaeInfo | EmbeddingInfo | OtherFile
+Info = CheckpointInfo | VaeInfo | EncoderInfo | EmbeddingInfo | OtherFile
 #: What a request may name in a folder.
-_USED: Mapping[str, type] = {"checkpoints": CheckpointInfo, "vae": VaeInfo, "embeddings": EmbeddingInfo}
+_USED: Mapping[str, type] = {
+    "checkpoints": CheckpointInfo,
+    "vae": VaeInfo,
+    "text_encoders": EncoderInfo,
+    "embeddings": EmbeddingInfo,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +82,25 @@ def make_entry(
     *,
     settling: bool,
     answers_of: Callable[[str, Stamp], Mapping[str, str]],
+    encoders: Sequence[EncoderInfo],
 ) -> ModelEntry:
-    """The entry of a file whose header told ``told`` (None: it has not been read), with what a person answered."""
+    """The entry of a file whose header told ``told`` (None: it has not been read), with what a person answered.
+
+    Args:
+        encoders: files of text encoders, from which a checkpoint is completed.
+    """
     answers: Mapping[str, str] = {}
     if isinstance(told, CheckpointInfo | VaeInfo) and told.questions:
         answers = answers_of(found.path, found.stamp)
         told = answered(told, answers)
+    if isinstance(told, CheckpointInfo) and lacks_encoders(told):
+        told = completed(told, encoders)
     error = told if isinstance(told, UserError) else None
     if len(name) > MAX_NAME or not name.isprintable():  # an undecodable name holds surrogates: not printable either
         name = "".join(letter if letter.isprintable() else "?" for letter in name)[:MAX_NAME]
         error = ModelUnsupported(f"The name {name!r} is too long or cannot be written.", "Rename the file.")
     info = None if isinstance(told, UserError) else told
-    sentence = str(error) if error else "" if info is None else _sentence(info, place.folder)
+    sentence = str(error) if error else "" if info is None else _sentence(info, place.folder, encoders)
     return ModelEntry(
         name=name,
         folder=place.folder,
@@ -113,7 +125,7 @@ def refusal(entry: ModelEntry, about: str) -> UserError:
     return ModelUnsupported(f"{entry.name} cannot be used here: {entry.sentence}", "Choose another.", field=about)
 
 
-def _sentence(info: Info, folder: Folder) -> str:
+def _sentence(info: Info, folder: Folder, encoders: Sequence[EncoderInfo]) -> str:
     """What is wrong with a readable file where it lies; empty if nothing."""
     kind, home = _role(info)
     if home and home != folder:
@@ -122,9 +134,7 @@ def _sentence(info: Info, folder: Folder) -> str:
         return info.sentence
     if not isinstance(info, CheckpointInfo):
         return ""
-    if missing_encoders(info):
-        return info.refusal or "It has no CLIP text encoders in it: use the file that has all parts in one."
-    return info.refusal
+    return info.refusal or missing_sentence(info, encoders)
 
 
 def _role(info: Info) -> tuple[str, str]:
@@ -132,4 +142,6 @@ def _role(info: Info) -> tuple[str, str]:
         return f"checkpoint ({info.variant})", "checkpoints"
     if isinstance(info, EmbeddingInfo):
         return "textual inversion", "embeddings"
+    if isinstance(info, EncoderInfo):
+        return f"{ENCODER_NAMES[info.part]} text encoder", "text_encoders"
     return ("VAE", "vae") if isinstance(info, VaeInfo) else (info.kind, info.belongs_in)

@@ -52,7 +52,7 @@ def resolve(
     """Close every open field of ``request`` for the checkpoint that it names.
 
     Args:
-        info, vae: what ``Catalog.checkpoint`` and ``Catalog.vae`` give for its names.
+        info, vae: what ``Catalog.asked_by`` gives for it.
         init_size: width and height of the init image, if it has one.
         rng: draws the seeds that are -1.
     Raises:
@@ -61,7 +61,7 @@ def resolve(
     """
     notes: list[str] = []
     request, info = _prediction(request, info, notes)
-    _check_vae(request, info, vae)
+    _check_vae(info, vae)
     _check_clip_skip(request, info)
     check_skip_layers(request, info)
     _check_format(request, init_size)
@@ -71,7 +71,10 @@ def resolve(
     ready = replace(
         request,
         checkpoint=_bare(request.checkpoint) or info.name,
-        vae=_bare(request.vae),
+        vae=_bare(request.vae) or (vae.name if vae is not None else ""),
+        clip_l_file=_bare(request.clip_l_file) or info.companions.get("clip_l", ""),
+        clip_g_file=_bare(request.clip_g_file) or info.companions.get("clip_g", ""),
+        t5_file=_bare(request.t5_file) or (info.companions.get("t5", "") if request.use_t5 else ""),
         width=width,
         height=height,
         steps=_or(request.steps, info.defaults.steps),
@@ -226,7 +229,7 @@ def _without_effect(request: GenerationRequest, info: CheckpointInfo) -> Sequenc
     return notes
 
 
-def _check_vae(request: GenerationRequest, info: CheckpointInfo, vae: VaeInfo | None) -> None:
+def _check_vae(info: CheckpointInfo, vae: VaeInfo | None) -> None:
     if vae is not None and vae.config.latent_channels != info.latent.channels:
         raise ModelUnsupported(
             f"VAE {vae.name} has {vae.config.latent_channels} latent channels; {info.name} needs "
@@ -240,8 +243,12 @@ def _check_vae(request: GenerationRequest, info: CheckpointInfo, vae: VaeInfo | 
             "Choose another VAE, or correct what you said about it.",
             field="vae",
         )
-    if not request.vae and info.vae is None:
-        raise BadRequest(f"{info.name} has no VAE in it.", "Choose one from models/vae.", field="vae")
+    if vae is None and info.vae is None:
+        raise BadRequest(
+            f"{info.name} has no VAE in it, and none in models/vae fits it.",
+            "Put one there, or choose the VAE of another checkpoint.",
+            field="vae",
+        )
 
 
 def _check_clip_skip(request: GenerationRequest, info: CheckpointInfo) -> None:

@@ -12,10 +12,6 @@ from tests.formats.files import Tensors, keys, published
 DENOISER = "model.diffusion_model."
 
 
-def part(name: str, prefix: str) -> Tensors:
-    return {key.removeprefix(prefix): value for key, value in published(name).items() if key.startswith(prefix)}
-
-
 def lora(layer: str, wide: int, *, down: str = ".lora_down.weight") -> Tensors:
     """The half of a LoRA that reads ``wide`` numbers."""
     return keys(layer + down, shape=(16, wide))
@@ -187,22 +183,6 @@ def test_preview_decoders_are_told_apart_by_their_latent(detected, channels, fam
                          ("decoder.layers.0", "decoder.layers.3.conv.0")):  # fmt: skip
         tensors = keys(f"{first}.weight", shape=(64, channels, 3, 3)) | keys(f"{third}.weight")
         assert detected(tensors).family == family
-
-
-@pytest.mark.parametrize(
-    ("tensors", "kind"),
-    [
-        (published("clip_l"), "CLIP-L text encoder"),
-        (published("clip_g"), "CLIP-G text encoder"),
-        (published("t5xxl"), "T5-XXL text encoder"),
-        (part("sdxl_base", "conditioner.embedders.1.model."), "CLIP-G text encoder (open_clip naming)"),
-        (part("sd21", "cond_stage_model.model."), "CLIP text encoder"),
-    ],
-    ids=["clip_l", "clip_g", "t5xxl", "open_clip clip_g", "open_clip clip_h"],
-)
-def test_text_encoders_are_named(detected, tensors, kind):
-    info = detected(tensors)
-    assert (info.kind, info.belongs_in) == (kind, "text_encoders")
 
 
 def test_keys_are_searched_one_by_one():

@@ -55,7 +55,8 @@ class Bridge:
             updates[component] = _with_value(updates.get(component), value)
         tabs = _mapping(kept.get("tabs"))
         for name, tab in self.tabs.items():
-            for component, value in to_components(_mapping(tabs.get(name)), tab.fields).items():
+            values, _ = self._without_lost_encoders(_mapping(tabs.get(name)))
+            for component, value in to_components(values, tab.fields).items():
                 updates[component] = _with_value(updates.get(component), value)
         return updates
 
@@ -79,6 +80,8 @@ class Bridge:
             values, notes = read_text(data["text"], self.studio.registry)
             facts = read_parameters(data["text"], self.studio.registry).facts
         shared, told = known_files(self.studio, values, facts)
+        values, lost = self._without_lost_encoders(values)
+        notes += [f"{field_schema(k)['title']} {v!r} is not here; one that fits is taken." for k, v in lost.items()]
         notify([*notes, *told])
         return to_components(values, tab.fields) | to_components(shared, self.shared)
 
@@ -110,10 +113,22 @@ class Bridge:
         """Current choices of every drop-down."""
         updates: Updates = {self.shared["vae"]: gr.update(choices=choices.vaes(self.studio))}
         samplers, schedules = choices.samplers(self.studio), choices.schedules(self.studio)
+        encoders = choices.encoder_files(self.studio)
         for tab in self.tabs.values():
             updates[tab.fields["sampler"]] = gr.update(choices=samplers)
             updates[tab.fields["schedule"]] = gr.update(choices=schedules)
+            for field, files in encoders.items():
+                updates[tab.fields[field]] = gr.update(choices=files, visible=len(files) > 1)
         return updates
+
+    def _without_lost_encoders(self, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values without text encoder files that are not there (any more), and those."""
+        lost = {
+            field: values[field]
+            for field, files in choices.encoder_files(self.studio).items()
+            if values.get(field) and values[field] not in {value for _, value in files}
+        }
+        return {field: value for field, value in values.items() if field not in lost}, lost
 
 
 def read_text(text: str, registry: Registry) -> tuple[dict[str, Any], list[str]]:

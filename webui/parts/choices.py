@@ -6,6 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import NotFound, UserError
+from backend.formats.configs import CheckpointInfo, EncoderInfo
+from backend.records.catalog import VAE_OF
+from backend.records.compose import FILE_FIELDS
 
 if TYPE_CHECKING:
     from webui.studio import Studio
@@ -27,8 +30,24 @@ def first_checkpoint(studio: Studio) -> str:
 
 
 def vaes(studio: Studio) -> Choices:
-    """The checkpoint's own VAE, then every VAE file that can be used."""
-    return [("Automatic", ""), *_usable(studio, "vae")]
+    """The checkpoint's own VAE, then every VAE file that can be used, then those inside checkpoints."""
+    inside = [
+        (f"{VAE_OF}{m.name}", f"{VAE_OF}{m.name}")
+        for m in studio.catalog.listing()
+        if m.folder == "checkpoints" and isinstance(m.info, CheckpointInfo) and m.info.vae is not None
+    ]
+    return [("Automatic", ""), *_usable(studio, "vae"), *inside]
+
+
+def encoder_files(studio: Studio) -> dict[str, Choices]:
+    """Request field -> the text encoder files that it may name, behind the automatic choice."""
+    found: dict[str, Choices] = {field: [("Automatic", "")] for field in FILE_FIELDS}
+    for name, _ in _usable(studio, "text_encoders"):
+        info = studio.catalog.find(name, "text_encoders").info
+        for field, part in FILE_FIELDS.items():
+            if isinstance(info, EncoderInfo) and info.part == part:
+                found[field].append((name, name))
+    return found
 
 
 def samplers(studio: Studio) -> Choices:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import NotFound
+from backend.errors import NotFound, UserError
+from backend.records.catalog import VAE_OF
 from backend.records.entries import ModelEntry
 from backend.records.hashes import HASH_DIGITS
 from backend.records.places import Folder
@@ -33,6 +34,9 @@ def known_files(
         name, digits = _text(values.get(field)), _text(facts.get(fact)).lower()
         if field in values and not name and not digits:
             found[field] = ""
+            continue
+        if field == "vae" and (lent := _lent_vae(studio, name)):
+            found[field] = lent
             continue
         named = _usable(studio, name, folder)
         hashed = studio.catalog.by_hash(digits, folder) if digits else None
@@ -63,3 +67,13 @@ def _usable(studio: Studio, name: str, folder: Folder) -> ModelEntry | None:
 
 def _text(value: object) -> str:
     return value[:255] if isinstance(value, str) else ""
+
+
+def _lent_vae(studio: Studio, name: str) -> str:
+    """The VAE of another checkpoint, if that is what the name means and it is here."""
+    if not name.startswith(VAE_OF):
+        return ""
+    try:
+        return studio.catalog.vae(name).name
+    except UserError:
+        return ""

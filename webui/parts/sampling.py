@@ -13,12 +13,19 @@ from webui.parts.skip_layers import skip_layers_part
 
 
 def sampling_part(
-    tab: str, *, wanted: Mapping[str, Any], samplers: Choices, schedules: Choices, source: Callable[[], None]
+    tab: str,
+    *,
+    wanted: Mapping[str, Any],
+    samplers: Choices,
+    schedules: Choices,
+    files: Mapping[str, Choices],
+    source: Callable[[], None],
 ) -> dict[str, Control]:
     """Draw the left column and wire the buttons that need no server (swap, dice, recycle).
 
     Args:
         wanted: the checkpoint's wishes, shown at first.
+        files: choices of the fields that name a text encoder's file; those without a choice are not shown.
         source: called where the tab's own controls belong (img2img, inpaint); draws them.
     Returns:
         request field -> component.
@@ -47,7 +54,7 @@ def sampling_part(
     add("shift")
     _seed(tab, add)
     skip_layers_part(tab, add)
-    _advanced(add)
+    _advanced(add, files)
     return fields
 
 
@@ -63,7 +70,7 @@ def _seed(tab: str, add: Callable[..., Control]) -> None:
         add("variation_strength", min_width=130)
 
 
-def _advanced(add: Callable[..., Control]) -> None:
+def _advanced(add: Callable[..., Control], files: Mapping[str, Choices]) -> None:
     with gr.Accordion("Advanced", open=False, elem_classes=["advanced"]):
         add("cfg_rescale")
         with gr.Row(elem_classes=["pair"]):
@@ -86,5 +93,7 @@ def _advanced(add: Callable[..., Control]) -> None:
                     names = [f"{first}_width", f"{first}_height"] if second else ["crop_left", "crop_top"]
                     for name in [*names, *([f"{second}_width", f"{second}_height"] if second else [])]:
                         add(name, min_width=80)
+        for name, choices in files.items():
+            add(name, choices=choices, visible=len(choices) > 1)
         for name in ("prompt_clip_l", "prompt_clip_g", "prompt_t5"):
             add(name, lines=1, max_lines=6, placeholder="empty: the prompt above")

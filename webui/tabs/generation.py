@@ -41,6 +41,7 @@ def generation_tab(
                     wanted=choices.wanted_by(studio, checkpoint),
                     samplers=choices.samplers(studio),
                     schedules=choices.schedules(studio),
+                    files=choices.encoder_files(studio),
                     source=lambda: own.update(source()),
                 )
             with gr.Column(scale=6, min_width=300, elem_classes=["results-column"], elem_id=f"{name}_results"):
