@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from backend.formats import easel_metadata, measure
+from backend.formats.checkpoint import PART_NAMES
+from backend.formats.complete import check_complete
 from backend.formats.configs import EncoderInfo, Part
 from backend.formats.layout import PREFIXES, is_nuisance
 from backend.formats.measure import Tensors
@@ -38,7 +40,7 @@ def encoder_file(header: Header) -> EncoderInfo | None:
     """The one text encoder that a file holds and nothing else; None if it is no such file.
 
     Raises:
-        ModelCorrupt: if decisive tensors are missing or misshapen.
+        ModelCorrupt: if tensors are missing, over, or misshapen.
     """
     for prefix in _PREFIXES:
         if not any(prefix + key in header.tensors for key in (*_CLIP_TOKENS, _T5_KEY)):
@@ -60,6 +62,7 @@ def _encoder(header: Header, prefix: str, tensors: Tensors) -> EncoderInfo | Non
         if part is None:
             return None
         config = clip_config(part, tensors, header.metadata)
+    check_complete(config, tensors, PART_NAMES[part])
     return EncoderInfo(
         path=header.path,
         name=header.path.stem,

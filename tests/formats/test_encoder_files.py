@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from backend.errors import ModelCorrupt
 from backend.formats.configs import CLIPConfig, EncoderInfo, OtherFile
 from tests.formats.files import keys, published
 
@@ -52,14 +53,21 @@ def test_clip_l_may_lack_its_projection(detected):
     assert detected(published("clip_l") | keys("logit_scale", shape=())).part == "clip_l"
 
 
+def test_an_incomplete_encoder_is_refused_by_its_header(detected):
+    tensors = published("clip_l")
+    del tensors["text_model.encoder.layers.3.mlp.fc2.bias"]
+    with pytest.raises(ModelCorrupt, match="1 missing"):
+        detected(tensors)
+
+
 def test_fp8_is_told(detected):
     tensors = {key: ("F8_E4M3", shape) for key, (_, shape) in published("t5xxl").items()}
     assert detected(tensors).precision == "fp8"
 
 
 def test_a_narrow_encoder_says_which_it_is(detected):
-    tensors = {key: (dtype, [n // 12 if n == 768 else n for n in shape])
-               for key, (dtype, shape) in published("clip_l").items()}  # fmt: skip
+    narrow = {768: 64, 3072: 256}
+    tensors = {key: (dtype, [narrow.get(n, n) for n in shape]) for key, (dtype, shape) in published("clip_l").items()}
     assert isinstance(detected(tensors), OtherFile)
     for part in ("clip_l", "clip_g"):
         assert detected(tensors, {f"easel.{part}": json.dumps({"heads": 1})}).part == part
