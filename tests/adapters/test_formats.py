@@ -259,6 +259,40 @@ def test_adapter_that_diffusers_saved_gives_what_diffusers_gives_with_it(tmp_pat
     assert (plain - want).abs().max() > 0.01 * want.abs().max()
 
 
+@pytest.mark.oracle
+def test_sd3_adapter_that_diffusers_saved_gives_what_diffusers_gives_with_it(tmp_path):
+    """Its split q, k and v are our rows, also of the text half and of the second attention; modulations swapped."""
+    from peft import LoraConfig
+
+    mmdit = builders.tiny_mmdit()
+    theirs = diffusers_mmdit(mmdit.config)
+    theirs.load_state_dict(mmdit_to_diffusers(mmdit.state_dict()))
+    theirs.add_adapter(
+        LoraConfig(
+            r=4, lora_alpha=2, alpha_pattern={"attn.to_k": 8},
+            target_modules=["to_q", "to_k", "add_v_proj", "add_q_proj", "to_add_out", "to_out.0", "norm_out.linear",
+                            "norm1_context.linear", "ff.net.2", "proj_out", "context_embedder", "pos_embed.proj"],
+        )
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    theirs.save_lora_adapter(tmp_path, weight_name="lora.safetensors")
+    adapter = read_adapter(tmp_path / "lora.safetensors", Places({"denoiser": mmdit}))
+    assert adapter.match.matched == adapter.match.total > 30, adapter.match.sentence()
+    x, t = torch.randn(1, 16, 8, 8, generator=generator), torch.tensor([500.0])
+    context, pooled = torch.randn(1, 9, 256, generator=generator), torch.randn(1, 192, generator=generator)
+    with torch.no_grad():
+        want = theirs(x, context, pooled, t).sample
+        plain = mmdit(x, t, context, pooled)
+        with applied({"denoiser": mmdit}, [AdapterUse(adapter)]):
+            got = mmdit(x, t, context, pooled)
+    assert (got - want).abs().max() < 5e-5 * want.abs().max()
+    assert (plain - want).abs().max() > 0.01 * want.abs().max()
+
+
 def test_both_namings_of_one_adapter_give_the_same_deltas():
     """A full-rank check of the table: one adapter for all linear layers of a tiny MMDiT, in our names and in theirs."""
     modules = tiny_modules("sd3")
