@@ -80,7 +80,7 @@ def test_models_lists_what_each_file_is_or_why_not(tmp_path):
     lines = done.output.splitlines()
     assert lines[0].split() == ["NAME", "KIND", "MADE", "FOR", "PRECISION", "SIZE"]
     row = next(line for line in lines if line.startswith("  xl "))
-    assert "sdxl" in row
+    assert "SDXL base" in row
     assert "fp16" in row
     assert "6.5 GiB" in row
     assert lines[1] == "checkpoints/"
