@@ -32,7 +32,11 @@ from backend.formats.header import (
     TensorInfo,
 )
 
+MAX_AT_ONCE = 2_000_000  # characters; the published headers have up to 300,000
 MAX_ENTRY = 4_000  # characters of one tensor's {"dtype", "shape", "data_offsets"}
+
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
+_MAX_SIZE = 2**62
 
 #: Last parts of names that may be empty tensors: their presence alone says something.
 EMPTY_MARKERS = frozenset({"v_pred", "ztsnr", "scaled_fp8", "lora_controlnet"})
@@ -149,6 +153,9 @@ def _parse(text: str, name: str, data_start: int, file_bytes: int) -> tuple[dict
                 continue
             if key in tensors:
                 raise ModelCorrupt(f"The header of {name} names {key!r} twice.", _AGAIN)
+            key.encode()  # refuses lone surrogates
+            if len(key) > MAX_NAME:
+                raise ModelUnsafe(f"{name} has a tensor with a name of more than {MAX_NAME:,} characters.", _AGAIN)
             tensors[key], begin, end = _tensor(key, value, name, data_start)
             spans.append((begin, end, key))
     except (ValueError, RecursionError) as error:  # json's errors are ValueErrors; so are those of surrogates
@@ -161,21 +168,31 @@ def _parse(text: str, name: str, data_start: int, file_bytes: int) -> tuple[dict
 
 
 def _entries(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The pairs of the outermost object, parsed one at a time, so that no part can grow beyond its bound."""
+    """The pairs of the outermost object.
+
+    A header of an ordinary length is parsed at once, three times as fast. A longer one, or one that is not valid, is
+    parsed pair by pair, so that no part can grow beyond its bound and the trouble is found where it lies.
+    """
+    if len(text) <= MAX_AT_ONCE:
+        try:
+            whole = _DECODER.decode(text)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            yield from whole.items()
+            return
     position = _skip_space(text, 1)  # the first character is known to be {
     if text[position : position + 1] == "}":
         return
-    decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates)
     while True:
         if text[position : position + 1] != '"':
             raise ValueError(f"a name was expected at character {position}")
-        key, position = _value(decoder, text, position, MAX_NAME, name)
-        key.encode()  # refuses lone surrogates
+        key, position = _value(text, position, MAX_NAME, name)
         if text[position : position + 1] != ":":
             raise ValueError(f"a colon was expected at character {position}")
         position = _skip_space(text, position + 1)
         limit = MAX_METADATA if key == "__metadata__" else MAX_ENTRY
-        value, position = _value(decoder, text, position, limit, name)
+        value, position = _value(text, position, limit, name)
         yield key, value
         closing = text[position : position + 1]
         position = _skip_space(text, position + 1)
@@ -187,11 +204,11 @@ def _entries(text: str, name: str) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"a comma was expected at character {position}")
 
 
-def _value(decoder: json.JSONDecoder, text: str, position: int, limit: int, name: str) -> tuple[Any, int]:
+def _value(text: str, position: int, limit: int, name: str) -> tuple[Any, int]:
     """The JSON value that begins at ``position``, and where the next sign stands."""
     window = text[position : position + limit]
     try:
-        value, used = decoder.raw_decode(window)
+        value, used = _DECODER.raw_decode(window)
     except json.JSONDecodeError:
         if len(window) == limit and (limit == MAX_METADATA or window.count('"') < 2 or "}" not in window):
             raise ModelUnsafe(f"The header of {name} has an entry of more than {limit:,} characters.", _AGAIN) from None
@@ -212,6 +229,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates)
+
+
 def _metadata(value: object, name: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ModelCorrupt(f"The metadata of {name} is not a table of texts.", _AGAIN)
@@ -222,7 +242,7 @@ def _metadata(value: object, name: str) -> dict[str, str]:
 
 def _tensor(key: str, value: object, name: str, data_start: int) -> tuple[TensorInfo, int, int]:
     """One entry, checked by itself; its place in the data beside it."""
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(value, dict) or value.keys() != _FIELDS:
         raise ModelCorrupt(f"The header of {name} describes {key!r} wrongly.", _AGAIN)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
@@ -247,7 +267,12 @@ def _tensor(key: str, value: object, name: str, data_start: int) -> tuple[Tensor
 
 def _are_sizes(value: object) -> bool:
     """A list of whole numbers from 0 to 2^62 (``True`` is none)."""
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**62 for n in value)
+    if not isinstance(value, list):
+        return False
+    for n in value:  # noqa: SIM110 - the loop is twice as fast as all(), and this is the innermost one
+        if type(n) is not int or not 0 <= n < _MAX_SIZE:
+            return False
+    return True
 
 
 def _check_spans(spans: list[tuple[int, int, str]], name: str, data_bytes: int) -> None:
