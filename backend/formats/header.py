@@ -52,10 +52,11 @@ class TensorInfo:
     @property
     def bytes(self) -> int:
         """Size in the file."""
-        if self.dtype in BLOCKS:
-            values, size = BLOCKS[self.dtype]
-            return self.values // values * size
-        return self.values * DTYPE_BYTES[self.dtype]
+        one = DTYPE_BYTES.get(self.dtype)
+        if one is not None:
+            return math.prod(self.shape) * one
+        values, size = BLOCKS[self.dtype]
+        return self.values // values * size
 
 
 @dataclass(frozen=True)

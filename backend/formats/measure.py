@@ -26,10 +26,10 @@ def unet_config(part: Tensors) -> UNetConfig:
     Raises:
         ModelCorrupt: if a key that every U-Net has is missing or misshapen.
     """
-    side = unet_input_side(part)
+    depths = _depths(part)
+    side = _input_side(part, depths)
     if not side.context_dim:
         raise ModelCorrupt("The U-Net has no transformer blocks.", "Download the file again.")
-    depths = _depths(part)
     return replace(
         side,
         out_channels=_shape(part, "out.2.weight", 4)[0],
@@ -45,8 +45,11 @@ def unet_input_side(part: Tensors) -> UNetConfig:
     Raises:
         ModelCorrupt: if a key that every such network has is missing or misshapen.
     """
+    return _input_side(part, _depths(part))
+
+
+def _input_side(part: Tensors, depths: Mapping[str, int]) -> UNetConfig:
     model_channels, in_channels, *_ = _shape(part, "input_blocks.0.0.weight", 4)
-    depths = _depths(part)
     channel_mult: list[int] = []
     res_blocks: list[int] = []
     depth_in: list[int] = []

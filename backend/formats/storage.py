@@ -22,14 +22,19 @@ _MOST = 0.95  # of a part's bytes; a few tensors in another format are usual
 def part_source(paths: tuple[Path, ...], prefix: str, tensors: Tensors, layout: Layout = "canonical") -> PartSource:
     """The source of a part with these tensors (by canonical key)."""
     numbers: Counter[str] = Counter()
+    companions: list[str] = []
+    beside = 0
     for key, info in tensors.items():
-        if not is_companion(key):
+        if is_companion(key):
+            companions.append(key)
+            beside += info.bytes
+        else:
             numbers[info.dtype] += info.bytes
     return PartSource(
         paths=paths,
         prefix=prefix,
-        bytes=sum(info.bytes for info in tensors.values()),
-        precision=_precision(numbers, scaled=has_scales(tensors)),
+        bytes=numbers.total() + beside,
+        precision=_precision(numbers, scaled=has_scales(companions)),
         layout=layout,
         numbers=dict(numbers),
     )
