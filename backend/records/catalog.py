@@ -174,7 +174,8 @@ class Catalog:
             self.look()
         with self._lock:
             files = [file for file in self._files.values() if file.place.folder == folder]
-        return [self._seen(file) for file in files]
+        self.heed()
+        return [self._seen(file, heed=False) for file in files]
 
     def by_hash(self, digits: str, folder: Folder = "checkpoints") -> ModelEntry | None:
         """The usable file whose sha256 begins so (A1111 writes ten digits), as far as hashes are known."""
@@ -356,9 +357,10 @@ class Catalog:
                     return next((entry for entry in entries if entry.usable), entries[0])
         return None
 
-    def _seen(self, file: _File) -> ModelEntry:
+    def _seen(self, file: _File, *, heed: bool = True) -> ModelEntry:
         """The entry of a file, read if it has not been."""
-        self.heed()
+        if heed:
+            self.heed()
         if self._is_due(file):
             self._readings.put(self._read(file))
         if isinstance(file.told, CheckpointInfo) and lacks_encoders(file.told):

@@ -48,7 +48,7 @@
   // The drop-down lists are gradio's: they are told when what they offer has changed.
   let offered = null;
   easel.on("models", (models) => {
-    const names = JSON.stringify(models.filter((model) => model.usable && model.folder !== "checkpoints").map((model) => model.name));
+    const names = JSON.stringify(models.filter((model) => model.usable).map((model) => [model.folder, model.name]));
     if (offered !== null && names !== offered) easel.send("rescan", {});
     offered = names;
   });
