@@ -21,6 +21,7 @@ from backend.records.entries import ModelEntry
 LOOK_SECONDS = 2.0
 LOOK_SHARES = (50, 5)  # a look is followed by a pause of so many times its processor time, and its length
 READ_SECONDS = 0.5  # of reading headers before the folders are looked at again
+BREATH = 0.004  # seconds after each header, some 10 ms of Python: requests of the page come first
 HASH_AFTER = 30.0  # seconds: page, engine and first picture come first
 BUSY_SECONDS = 0.5  # between two questions whether a job waits or runs
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class ModelWatch:
                 self._catalog.look()
                 busy, length = time.thread_time() - busy, time.perf_counter() - started
                 pause = max(pause, busy * LOOK_SHARES[0], length * LOOK_SHARES[1])
-                while self._catalog.read_on(READ_SECONDS) and not self._stopping.is_set():
-                    time.sleep(0)  # requests come first
+                while self._catalog.read_on(READ_SECONDS, breath=BREATH) and not self._stopping.is_set():
+                    continue
                 self._catalog.heed()
                 self._catalog.settle_answers()
             except Exception:
@@ -105,6 +106,9 @@ def _key(entry: ModelEntry) -> tuple[str, int, int]:
 
 
 def _be_nice() -> None:
-    """This thread gets what the others leave; Linux alone knows that of single threads."""
+    """This thread gets what the others leave; Linux alone knows that of single threads.
+
+    Not for threads that run Python for long: one that is put aside while it holds the interpreter holds up all others.
+    """
     with contextlib.suppress(AttributeError, OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

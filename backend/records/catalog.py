@@ -120,8 +120,12 @@ class Catalog:
                 self._looked = True
                 return changed
 
-    def read_on(self, seconds: float) -> bool:
-        """Read headers that have not been read, for so long; True if some are left. Never holds up other callers."""
+    def read_on(self, seconds: float, *, breath: float = 0.0) -> bool:
+        """Read headers that have not been read, for so long; True if some are left. Never holds up other callers.
+
+        Args:
+            breath: seconds to sleep after each, so that other threads come in between.
+        """
         end = self._clock() + seconds
         told: dict[str, tuple[Stamp, object]] = {}
         with self._lock:
@@ -130,6 +134,8 @@ class Catalog:
             told |= self._read(file)
             if self._clock() >= end:
                 break
+            if breath:
+                time.sleep(breath)
         self._readings.put(told)
         return len(due) > len(told) and any(self._is_due(file) for file in due)
 

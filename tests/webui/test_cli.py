@@ -14,10 +14,12 @@ from click.testing import CliRunner
 
 from backend.records.metadata import read_picture
 from backend.request import GenerationRequest
-from backend.settings import Settings
+from backend.settings import Settings, load_settings
+from tests.formats.files import published, write_sparse
 from tests.webui.running import ROOT, settings_for
 from webui.cli import starts_page
 from webui.commands import easel
+from webui.studio import engine_environment
 
 
 def run(*arguments: str):
@@ -89,6 +91,26 @@ def test_models_lists_what_each_file_is_or_why_not(tmp_path):
         run("models", "--json", "--data-dir", str(tmp_path), "--models-dir", str(settings.models_dir)).output
     )["models"]
     assert {model["name"] for model in told} == {"xl", "page"}
+
+
+def test_models_of_other_programs_are_listed_with_what_cannot_be_read(tmp_path):
+    settings = settings_for(tmp_path)
+    theirs = tmp_path / "forge" / "models" / "Stable-diffusion"
+    theirs.mkdir(parents=True)
+    write_sparse(theirs / "xl.safetensors", published("sdxl_base"))
+    trees = ["--models-from", str(tmp_path / "forge"), "--models-from", str(tmp_path / "gone")]
+    done = run("models", "--data-dir", str(tmp_path), "--models-dir", str(settings.models_dir), *trees)
+    assert {"xl ", "xl (forge) "} <= {line[: line.find(" sdxl")].rstrip() + " " for line in done.output.splitlines()}
+    assert "easel: gone: there is no such folder (models_from).\n" in done.stderr
+
+
+def test_the_engine_is_told_every_setting(tmp_path, monkeypatch):
+    settings = settings_for(tmp_path, models_from=(tmp_path / "a b", tmp_path / "c,d"))
+    told = {name: value for name, value in engine_environment(settings).items() if name.startswith("EASEL_")}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().models_from == settings.models_from
+    assert load_settings().hash_models == settings.hash_models
 
 
 def test_models_says_so_when_there_is_none(tmp_path):
