@@ -25,7 +25,7 @@ EncodePoint = Callable[[Prompts], Conditioning]
 
 ENCODER_PROMPTS: dict[Part, str] = {"clip_l": "prompt_clip_l", "clip_g": "prompt_clip_g", "t5": "prompt_t5"}
 
-ENCODER_NAMES: Mapping[Part, str] = {"clip_l": "CLIP-L", "clip_g": "CLIP-G", "clip_h": "CLIP-H", "t5": "T5"}
+ENCODER_NAMES: Mapping[str, str] = {"clip_l": "CLIP-L", "clip_g": "CLIP-G", "clip_h": "CLIP-H", "t5": "T5"}
 
 
 class Family(Protocol):

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import zip_longest
 from types import MappingProxyType
 from typing import Literal
@@ -15,10 +17,13 @@ from typing import Literal
 STRONGER = 1.1
 MAX_WEIGHT = 10.0
 OPENER = MappingProxyType({")": "(", "]": "["})
+ALL_STEPS = -1  # as bits
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _MEANT_AS_NUMBER = re.compile(r"[+-]?(?:nan|inf(?:inity)?|[0-9][0-9.,]*(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
 _FINITE = 1e30
+_FACTORS = {"(": STRONGER, "[": 1 / STRONGER, "": 1.0}
+_LIMITED = f"A weight lies outside -{MAX_WEIGHT:g} to {MAX_WEIGHT:g} and was limited."
 
 
 class Notes:
@@ -45,45 +50,53 @@ class Notes:
 class _Group:
     """A pair of brackets with something in it, or the whole prompt (parent None).
 
-    ``colon`` and ``pipe`` say in which place of the parent it stands: how many of its : and | came before.
+    ``colon`` and ``pipe`` say in which place of the parent it stands: how many of its : and | came before. What few
+    groups have stands at the class, because a hostile prompt has 50,000 of them.
     """
 
-    __slots__ = (
-        *("colon", "colons", "factor", "kind", "last_colon", "number"),
-        *("parent", "pipe", "pipes", "role", "when"),
-    )
+    colon = pipe = 0
+    colons = pipes = 0
+    last_colon = -1  # index of the last : among the pieces
+    role: Literal["emphasis", "schedule", "alternate"] = "emphasis"
+    when = ""
 
     def __init__(self, number: int, parent: _Group | None, kind: str) -> None:
         self.number = number
         self.parent = parent
         self.kind = kind  # "(", "[" or, for the whole, ""
-        self.factor = {"(": STRONGER, "[": 1 / STRONGER, "": 1.0}[kind]
-        self.colon = parent.colons if parent else 0
-        self.pipe = parent.pipes if parent else 0
-        self.colons = self.pipes = 0
-        self.last_colon = -1  # index of the last : among the pieces
-        self.role: Literal["emphasis", "schedule", "alternate"] = "emphasis"
-        self.when = ""
+        self.factor = _FACTORS[kind]
+        if parent is not None and (parent.colons or parent.pipes):
+            self.colon, self.pipe = parent.colons, parent.pipes
 
-    def shows(self, colon: int, pipe: int, step: int, steps: int) -> bool:
-        """Whether what stands at this place inside the brackets is there at a step."""
-        if self.role == "emphasis":
-            return True
+    def steps_of(self, colon: int, pipe: int, steps: int) -> int:
+        """The steps at which what stands at this place inside the brackets is there: a bit each, step 0 the lowest."""
         if self.role == "alternate":
-            return pipe == step % (self.pipes + 1)
-        side = colon + 1 - self.colons  # [b:when] has only the later side
-        return side == (step >= change_step(self.when, steps))
+            return _every_nth(pipe, self.pipes + 1, steps)
+        if self.role == "schedule":
+            return _one_side(self.when, colon == self.colons, steps)  # [b:when] has only the later side
+        return ALL_STEPS
+
+
+@lru_cache(maxsize=4096)
+def _every_nth(first: int, period: int, steps: int) -> int:
+    return sum(1 << step for step in range(first, steps, period))
+
+
+@lru_cache(maxsize=4096)
+def _one_side(when: str, is_later: bool, steps: int) -> int:
+    earlier = (1 << change_step(when, steps)) - 1
+    return ALL_STEPS ^ earlier if is_later else earlier
 
 
 # Plain tuples, because a hostile prompt has 100,000 of them and named ones cost twice as much.
-Shown = tuple[str, float, bool]  # text, weight, whether it is BREAK (which has no text)
+Shown = tuple[str, float, bool, int]  # text, weight, whether it is BREAK (which has no text), steps as bits
 _Part = tuple[str, _Group, int, int, str]  # text, place (group, colon, pipe), mark: separators and BREAK may be no text
 
 
 class Scan:
     """One prompt between ANDs, read in one pass over its tokens with an explicit stack of open brackets.
 
-    A bracket becomes a group only once something stands in it; until then it is "(" or "[" on the stack. Brackets that
+    A bracket becomes a group only once something stands in it; until then it is a bare "(" or "[". Brackets that
     are never closed act to the end of what holds them, which is what a group does unless its end says otherwise.
     """
 
@@ -91,11 +104,12 @@ class Scan:
         self._root = _Group(0, None, "")
         self._groups = [self._root]
         self._parts: list[_Part] = []
-        self._stack: list[_Group | str] = [self._root]
-        self._current = self._root  # the innermost open group
+        self._open = [self._root]  # groups, innermost last ...
+        self._bare: list[str] = []  # ... and within them brackets that hold nothing so far
         self._text: list[str] = []  # text of the current group that is not yet among the parts
         self._counts = {"(": 0, "[": 0}  # open brackets of each kind
         self._skipped = {"(": 0, "[": 0}  # those that were left open inside a closed pair
+        self._changes = False  # whether any group's place depends on the step
         self._notes = notes
         self._read(tokens)
         self._end_text()
@@ -112,42 +126,60 @@ class Scan:
         for start, until in zip(starts, [*starts[1:], steps], strict=True):
             yield start, until, (bisect_right(changes, start), *(start % period for period in periods))
 
-    def shown(self, step: int, steps: int) -> Iterator[Shown]:
-        """What is there at a step, in order of the text."""
-        visible = [True] * len(self._groups)
-        if any(group.role != "emphasis" for group in self._groups):
-            for group in self._groups[1:]:  # a parent comes before its children
-                parent = group.parent or self._root
-                visible[group.number] = visible[parent.number] and parent.shows(group.colon, group.pipe, step, steps)
+    def shown(self, steps: int) -> list[Shown]:
+        """What is there at any step, in order of the text."""
+        weights = self._weights
+        if not self._changes:
+            return [
+                (text, weights[group.number], mark == "BREAK", ALL_STEPS) for text, group, _, _, mark in self._parts
+            ]
+        inside = [ALL_STEPS]  # the steps at which each group is there
+        for group in self._groups[1:]:  # a parent comes before its children
+            parent = group.parent or self._root
+            bits = inside[parent.number]
+            if parent.role != "emphasis":
+                bits &= parent.steps_of(group.colon, group.pipe, steps)
+            inside.append(bits)
+        shown: list[Shown] = []
         for text, group, colon, pipe, mark in self._parts:
-            separates = (mark == ":" and group.role == "schedule") or (mark == "|" and group.role == "alternate")
-            if not separates and visible[group.number] and group.shows(colon, pipe, step, steps):
-                yield text, self._weights[group.number], mark == "BREAK"
+            bits = inside[group.number]
+            if group.role != "emphasis":
+                if mark == (":" if group.role == "schedule" else "|"):
+                    continue
+                bits &= group.steps_of(colon, pipe, steps)
+            if bits:
+                shown.append((text, weights[group.number], mark == "BREAK", bits))
+        return shown
 
     def _products(self) -> list[float]:
         """The weight of each group: its factor times those of the groups around it."""
         products = [1.0]
         for group in self._groups[1:]:
             product = products[group.parent.number if group.parent else 0] * group.factor
-            products.append(min(max(product, -_FINITE), _FINITE))  # so that 0 times it is 0
-        return [product if abs(product) <= MAX_WEIGHT else bounded(product, self._notes) for product in products]
+            if not -_FINITE < product < _FINITE:
+                product = math.copysign(_FINITE, product)  # so that 0 times it is 0
+            products.append(product)
+        if min(products) < -MAX_WEIGHT or max(products) > MAX_WEIGHT:
+            self._notes.add(_LIMITED, count=sum(abs(product) > MAX_WEIGHT for product in products))
+            products = [min(max(product, -MAX_WEIGHT), MAX_WEIGHT) for product in products]
+        return products
 
     def _read(self, tokens: Sequence[str]) -> None:
-        counts, stack = self._counts, self._stack
+        counts, bare = self._counts, self._bare
         strays = 0
         for text, mark in zip_longest(tokens[::2], tokens[1::2], fillvalue=""):
             if text:
                 self._put(text)
             if mark in counts:
                 counts[mark] += 1
-                stack.append(mark)
+                bare.append(mark)
             elif mark in OPENER:
                 opener = OPENER[mark]
                 if not counts[opener]:
                     self._put(mark)
                     strays += 1
-                elif stack[-1] == opener:  # an empty pair
-                    stack.pop()
+                elif bare and bare[-1] == opener:  # an empty pair
+                    bare.pop()
                     counts[opener] -= 1
                 else:
                     self._leave(opener)
@@ -163,79 +195,80 @@ class Scan:
             self._put(mark)
         elif mark[0] == "<":
             self._notes.add("{} has no effect here and was left out of the prompt.", mark)
-        elif mark != "BREAK" and self._stack[-1] is self._root:
+        elif mark != "BREAK" and len(self._open) == 1 and not self._bare:
             self._put(mark)  # : and | separate only inside brackets
         else:
-            self._enter()
-            group = self._current
+            self._end_text()
+            if self._bare:
+                self._enter()
+            group, place = self._open[-1], len(self._parts)
+            self._parts.append(("" if mark == "BREAK" else mark, group, group.colons, group.pipes, mark))
             if mark == ":":
-                group.last_colon = len(self._parts)
-            self._add("" if mark == "BREAK" else mark, mark)
-            group.colons += mark == ":"
-            group.pipes += mark == "|"
+                group.last_colon = place
+                group.colons += 1
+            elif mark == "|":
+                group.pipes += 1
 
     def _put(self, text: str) -> None:
-        if self._stack[-1] is not self._current:
+        if self._bare:
+            self._end_text()
             self._enter()
         self._text.append(text)
 
-    def _add(self, text: str, mark: str) -> None:
-        group = self._current
-        self._parts.append((text, group, group.colons, group.pipes, mark))
-
     def _end_text(self) -> None:
         if self._text:
-            self._add("".join(self._text), "")
-            self._text.clear()
+            group = self._open[-1]
+            self._parts.append(("".join(self._text), group, group.colons, group.pipes, ""))
+            self._text = []
 
     def _enter(self) -> None:
-        """Make groups of the open brackets that held nothing so far; the innermost becomes the current one."""
-        self._end_text()
-        stack = self._stack
-        place = len(stack)
-        while isinstance(stack[place - 1], str):
-            place -= 1
-        for index in range(place, len(stack)):
-            self._current = _Group(len(self._groups), self._current, kind=str(stack[index]))
-            self._groups.append(self._current)
-            stack[index] = self._current
+        """Make groups of the brackets that held nothing so far."""
+        groups, parent = self._groups, self._open[-1]
+        for kind in self._bare:
+            parent = _Group(len(groups), parent, kind)
+            groups.append(parent)
+            self._open.append(parent)
+        self._bare.clear()
 
     def _leave(self, opener: str) -> None:
         """Close the innermost bracket of a kind, and unclosed ones of the other kind within it."""
         kind = ""
         while kind != opener:
-            bracket = self._stack.pop()
-            if isinstance(bracket, _Group):
-                self._end_text()
-                self._current = bracket.parent or self._root
-                kind = bracket.kind
-                if kind == opener:
-                    self._finish(bracket)
+            if self._bare:
+                kind = self._bare.pop()
             else:
-                kind = bracket
+                if self._text:
+                    self._end_text()
+                group = self._open.pop()
+                kind = group.kind
+                if kind == opener:
+                    self._finish(group)
             self._counts[kind] -= 1
-            self._skipped[kind] += kind != opener
+            if kind != opener:
+                self._skipped[kind] += 1
 
     def _finish(self, group: _Group) -> None:
         if group.kind == "[":
             self._finish_square(group)
-        elif number := self._take_number(group):
+        elif group.colons and (number := self._take_number(group)):
             group.factor = bounded(float(number), self._notes)
 
     def _finish_square(self, group: _Group) -> None:
         if group.pipes:
             group.role = "alternate"
+            self._changes = True
             group.factor = 1.0
         elif group.colons > 2:
             self._notes.add("[...] with more than two colons has no meaning; it is read as [x], a weaker x.")
-        elif number := self._take_number(group):
+        elif group.colons and (number := self._take_number(group)):
             group.role = "schedule"
+            self._changes = True
             group.factor = 1.0
             group.when = number
 
     def _take_number(self, group: _Group) -> str:
         """Remove ``:number`` from the end of a group and return the number; "" if it does not end so."""
-        if group.last_colon < 0 or group.last_colon != len(self._parts) - 2:
+        if group.last_colon != len(self._parts) - 2:
             return ""
         text, holder, *_ = self._parts[-1]
         number = read_number(text, self._notes) if holder is group else ""
@@ -258,7 +291,7 @@ def read_number(written: str, notes: Notes) -> str:
 def bounded(weight: float, notes: Notes) -> float:
     """A weight within -10 to 10."""
     if abs(weight) > MAX_WEIGHT:
-        notes.add(f"A weight lies outside -{MAX_WEIGHT:g} to {MAX_WEIGHT:g} and was limited.")
+        notes.add(_LIMITED)
     return min(max(weight, -MAX_WEIGHT), MAX_WEIGHT)
 
 

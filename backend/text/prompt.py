@@ -18,11 +18,14 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from backend.formats.embeddings import EmbeddingInfo
 from backend.text.brackets import OPENER, Notes, Scan, Shown, bounded, read_number
 
+MAX_TOKENS = 3000  # of a prompt; they lengthen what every attention layer reads
 MAX_PARTS = 16  # each AND part is one more pass of the network at every step
 
 _MARKS = re.compile(r"(\\[\\()\[\]:|<>]|[()\[\]:|]|<(?i:lora|lyco|hypernet):[^<>]*>|\bBREAK\b|\bAND\b)")
@@ -135,9 +138,11 @@ def _schedule(scan: Scan, steps: int) -> Schedule:
     """The prompt of each step, equal neighbours joined; steps that show the same are read once."""
     known: dict[tuple[int, ...], ParsedPrompt] = {}
     schedule: list[tuple[int, ParsedPrompt]] = []
+    shown = scan.shown(steps)
     for start, until, key in scan.at_steps(steps):
         if key not in known:
-            known[key] = _chunked(scan.shown(start, steps))
+            bit = 1 << start
+            known[key] = _chunked(each for each in shown if each[3] & bit)
         if schedule and schedule[-1][1] == known[key]:
             schedule.pop()
         schedule.append((until, known[key]))
@@ -145,25 +150,21 @@ def _schedule(scan: Scan, steps: int) -> Schedule:
 
 
 def _chunked(shown: Iterable[Shown]) -> ParsedPrompt:
-    """Join neighbours of the same weight and split at BREAK; a BREAK at the end starts nothing."""
+    """Join neighbours of the same weight and split at BREAK; a BREAK at the end starts nothing.
+
+    Ends behind so many pieces that no encoder reads on: each of them is a token at least.
+    """
     chunks: list[list[Piece]] = [[]]
-    run: list[str] = []
-    run_weight = 1.0
-
-    def end_run() -> None:
-        if run:
-            chunks[-1].append(Piece("".join(run), run_weight))
-            run.clear()
-
-    for text, weight, is_break in shown:
-        if is_break or weight != run_weight:
-            end_run()
+    pieces = 0
+    for (weight, is_break), run in groupby(shown, itemgetter(1, 2)):
         if is_break:
-            chunks.append([])
-        else:
-            run_weight = weight
-            run.append(text)
-    end_run()
+            chunks.extend([] for _ in run)
+            continue
+        text = "".join(map(itemgetter(0), run))
+        chunks[-1].append(Piece(text, weight))
+        pieces += not text.isspace()
+        if pieces > MAX_TOKENS:
+            break
     while len(chunks) > 1 and all(piece.text.isspace() for piece in chunks[-1]):
         chunks.pop()
     return ParsedPrompt(tuple(map(tuple, chunks)))

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from backend.errors import ModelCorrupt, ModelUnsupported
 from backend.formats.configs import CheckpointInfo, CLIPConfig, Part, T5Config
 from backend.text.embeddings import NO_WORDS, EmbeddingWords, Reader, Row, read_rows
-from backend.text.prompt import ParsedPrompt, Piece, clean_text, parse_prompt
+from backend.text.prompt import MAX_TOKENS, ParsedPrompt, Piece, clean_text, parse_prompt
 from backend.text.vocabularies import own_tokenizer, shipped_clip, shipped_t5
 
-MAX_CHUNKS = 40  # 3,000 tokens a prompt; each chunk lengthens what every attention layer reads
+MAX_CHUNKS = MAX_TOKENS // 75  # of CLIP's usual length
 COMMA_REACH = 20  # tokens after the last comma that may move to the next chunk together, A1111's default
 T5_PAD = 0
 T5_EOS = 1
