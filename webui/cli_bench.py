@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from backend.request import parse_request
+from backend.formats.full_size import FULL_SIZES
+from backend.request import GenerationRequest, parse_request
+from backend.settings import Settings
 from webui.options import SentenceCommand, settings_from, settings_options
 
 if TYPE_CHECKING:
@@ -43,6 +45,13 @@ TITLE_WIDTH = 34
     help="Also time a small SDXL U-Net against this program's, same random weights, in turns.",
 )
 @click.option("--rounds", type=click.IntRange(1, 1000), default=7, help="Rounds of --against. [default: 7]")
+@click.option(
+    "--full-size",
+    type=click.Choice(list(FULL_SIZES)),
+    help="Write a file of this model's published size with random weights (7 to 16 GiB) into the data folder, measure "
+    "it with low memory off and on, and delete it.",
+)
+@click.option("--steps", type=click.IntRange(1, 39), default=3, help="Steps timed at least. [default: 3]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @settings_options(*SETTINGS)
 def bench(
@@ -53,6 +62,8 @@ def bench(
     start_up: bool,
     against: str | None,
     rounds: int,
+    full_size: str | None,
+    steps: int,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -63,6 +74,9 @@ def bench(
     settings = settings_from(given)
     size = {name: value for name, value in (("width", width), ("height", height)) if value is not None}
     request = parse_request({"checkpoint": checkpoint, **size})
+    if full_size:
+        _bench_full_size(full_size, request, settings, steps, as_json)
+        return
     page = None
     if start_up:
         from webui.start_up import measure_start_up
@@ -79,7 +93,7 @@ def bench(
         require_diffusers()
     engine = Engine(settings)
     _tell("Measuring the checkpoint ...")
-    report = run_bench(engine, request, seconds=seconds)
+    report = run_bench(engine, request, seconds=seconds, steps=steps)
     if page:
         report = replace(report, start_up=StartUp(*page))
     if against:
@@ -89,12 +103,25 @@ def bench(
     click.echo(json.dumps(report_to_json(report), indent=1) if as_json else "\n".join(report_lines(report)))
 
 
+def _bench_full_size(name: str, request: GenerationRequest, settings: Settings, steps: int, as_json: bool) -> None:
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    from backend.engine.bench import report_to_json
+    from backend.engine.full_size import bench_full_size
+
+    reports = bench_full_size(name, request, settings, steps=steps, tell=_tell)
+    if as_json:
+        click.echo(json.dumps({mode: report_to_json(report) for mode, report in reports.items()}, indent=1))
+    else:
+        click.echo("\n\n".join("\n".join(report_lines(report)) for report in reports.values()))
+
+
 def report_lines(report: BenchReport) -> list[str]:
     """The report as a table: what, how much, in which unit."""
     machine, memory = report.machine, report.memory
     guided = "guided, " + report.guidance if report.guidance != "none" else "not guided"
     rows: list[tuple[str, str]] = [
         ("Checkpoint", f"{report.checkpoint} ({report.variant}), {report.width} x {report.height}"),
+        ("Weights", f"{report.precision} in the file, low memory {report.low_memory}"),
         ("Device", f"{machine.device}, {machine.dtype}, VAE {machine.vae_dtype}"),
         ("CPU", f"{_threads(machine.threads)}, {' '.join(machine.capabilities) or '-'}"),
         ("Program", f"easel {report.version}, torch {machine.torch}"),

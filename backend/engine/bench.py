@@ -33,7 +33,7 @@ from backend.records.resolve import resolve
 from backend.request import GenerationRequest
 
 PROMPT = "a fox on the left and a green heart on the right, on a white background"
-LEAST_STEPS = 3  # so many are timed, after one that is not
+LEAST_STEPS = 3  # so many are timed at least, after one that is not
 MOST_STEPS = 40
 REPEATS = 3
 MATMUL_SIDE = {"cpu": 2048, "mps": 4096, "cuda": 8192}
@@ -73,6 +73,8 @@ class BenchReport:
     """The figures of one checkpoint at one size; times are medians, in seconds.
 
     Attributes:
+        precision: how the file stores the denoiser's weights.
+        low_memory: "on" where weights stay as the file stores them, though the arithmetic is another, else "off".
         guidance: "batched" or "two passes" for two prompts a step, "none" where the checkpoint wants no guidance.
         step_flops: operations of one step, text keys and values (made once a prompt) left out.
         step_share: ``step_flops`` a second against ``machine.matmul_rate``.
@@ -85,6 +87,8 @@ class BenchReport:
     version: str
     checkpoint: str
     variant: str
+    precision: str
+    low_memory: str
     width: int
     height: int
     guidance: str
@@ -118,13 +122,21 @@ def report_from_json(data: dict[str, Any]) -> BenchReport:
 
 
 def run_bench(
-    engine: Engine, request: GenerationRequest, *, seconds: float = 10.0, matmul_side: int | None = None
+    engine: Engine,
+    request: GenerationRequest,
+    *,
+    seconds: float = 10.0,
+    steps: int = LEAST_STEPS,
+    repeats: int = REPEATS,
+    matmul_side: int | None = None,
 ) -> BenchReport:
     """Measure the checkpoint that ``request`` names, at its size.
 
     Args:
         request: open fields become the checkpoint's; prompt, steps and sampler are set here.
-        seconds: about how long steps are timed; three at least, however long they take.
+        seconds: about how long steps are timed.
+        steps: so many at least, however long they take.
+        repeats: of encoding and decoding.
         matmul_side: of the product that gives the machine's rate; None is a size that fills the device.
     Raises:
         UserError: as ``Engine.generate``.
@@ -135,28 +147,30 @@ def run_bench(
     memory = PeakMemory(device)
     job = _job(engine, request)
     with memory:  # the first run also warms everything that is timed below
-        _time_steps(engine, job, _encode(engine, job, prompts), seconds=0)
+        _time_steps(engine, job, _encode(engine, job, prompts), seconds=0, least=1)
         _decode(engine, job)
     weight_bytes = engine.manager.resident_bytes
     parts = _parts(job)
     engine.manager.drop_all()
     load_seconds = timed(device, lambda: [engine.manager.get(job.info, part) for part in parts])
-    encodes = [timed(device, partial(_encode, engine, _other_words(job, n), prompts)) for n in range(REPEATS)]
+    encodes = [timed(device, partial(_encode, engine, _other_words(job, n), prompts)) for n in range(repeats)]
     prompting = _encode(engine, job, prompts)
-    again = [timed(device, lambda: _encode(engine, job, prompts)) for _ in range(REPEATS)]
+    again = [timed(device, lambda: _encode(engine, job, prompts)) for _ in range(repeats)]
     rates = [matmul_rate(engine, side)]
-    steps = _time_steps(engine, job, prompting, seconds)
+    timed_steps = _time_steps(engine, job, prompting, seconds, steps)
     rates.append(matmul_rate(engine, side))
-    decodes = [timed(device, lambda: _decode(engine, job)) for _ in range(REPEATS)]
+    decodes = [timed(device, lambda: _decode(engine, job)) for _ in range(repeats)]
 
     passes = 1 if prompting.uncond is None else 2
     width, height = job.request.width or 0, job.request.height or 0
     flops = step_flops(job.info, (width, height), prompting.cond[0].at(0).tokens, passes)
-    step_seconds, rate = statistics.median(steps), statistics.median(rates)
+    step_seconds, rate = statistics.median(timed_steps), statistics.median(rates)
     return BenchReport(
         version=VERSION,
         checkpoint=job.info.name,
         variant=job.info.variant,
+        precision=job.info.precision,
+        low_memory="on" if engine.policy.arithmetic("denoiser", job.info.sources).keep_all else "off",
         width=width,
         height=height,
         guidance=job.batching if passes == 2 else "none",
@@ -164,7 +178,7 @@ def run_bench(
         step_flops=flops,
         step_seconds=step_seconds,
         step_share=flops / step_seconds / rate,
-        steps_timed=len(steps),
+        steps_timed=len(timed_steps),
         load_seconds=load_seconds,
         weight_bytes=weight_bytes,
         encode_seconds=statistics.median(encodes),
@@ -246,14 +260,16 @@ class _Enough(Exception):
     """Ends a sampler between two steps."""
 
 
-def _time_steps(engine: Engine, job: pipeline.Job, prompting: pipeline.Prompting, seconds: float) -> list[float]:
+def _time_steps(
+    engine: Engine, job: pipeline.Job, prompting: pipeline.Prompting, seconds: float, least: int
+) -> list[float]:
     """Seconds of the steps after the first one, which also prepares the text."""
     marks: list[float] = []
 
     def on_step(_batch: int, _state: StepState) -> None:
         synchronise(engine.policy.device)
         marks.append(time.perf_counter())
-        if len(marks) > LEAST_STEPS and marks[-1] - marks[0] >= seconds:
+        if len(marks) > least and marks[-1] - marks[0] >= seconds:
             raise _Enough
 
     sampled = pipeline.sample_batches(

@@ -16,12 +16,23 @@ from backend.engine.bench_peer import PeerFigures, compare, peer_unet
 from backend.engine.engine import Engine
 from backend.errors import BadRequest, Internal, NotFound
 from backend.formats.configs import UNetConfig
+from backend.formats.full_size import FullSize
 from backend.request import GenerationRequest
 from backend.settings import load_settings
 from tests import builders
+from tests.checkpoints import tiny
 from webui.cli_bench import report_lines
 
 SMALL = GenerationRequest(width=64, height=64)
+SMALL_SDXL = FullSize(
+    "sdxl",
+    {
+        "denoiser": builders.TINY_UNET,
+        "vae": replace(builders.TINY_VAE, norm_groups=32, channels=32),
+        "clip_l": replace(tiny.CLIP_L, vocab_size=49408),
+        "clip_g": replace(tiny.CLIP_G, vocab_size=49408),
+    },
+)
 PEER = PeerFigures("diffusers 0", 158, 512, 1, 7, 1e-6, 1.5, 2.0, 0.75, 0.02)
 
 
@@ -149,3 +160,25 @@ def test_the_mini_u_net_is_speed_md_s():
     with torch.device("meta"):
         network = builders.UNet(bench_peer.MINI)
     assert sum(parameter.numel() for parameter in network.parameters()) == 158_058_244
+
+
+def test_a_full_size_model_is_measured_in_both_modes_and_its_file_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend.engine import full_size
+
+    def measure(settings, request, steps):  # the process of its own is left out: it would not know the small model
+        engine = Engine(settings)
+        assert (tmp_path / "full-size/checkpoints/small.safetensors").exists()
+        return run_bench(engine, request, seconds=0, steps=steps, repeats=1, matmul_side=64)
+
+    monkeypatch.setattr(full_size, "FULL_SIZES", {"small": SMALL_SDXL})
+    monkeypatch.setattr(full_size, "_in_a_process", measure)
+    told: list[str] = []
+    settings = load_settings(data_dir=tmp_path, device="cpu", dtype="float32")
+    reports = full_size.bench_full_size("small", SMALL, settings, steps=1, tell=told.append)
+    assert [report.low_memory for report in reports.values()] == ["off", "on"]
+    assert {report.precision for report in reports.values()} == {"fp16"}
+    assert reports["on"].weight_bytes < 0.7 * reports["off"].weight_bytes
+    assert not (tmp_path / "full-size").exists()
+    assert len(told) == 3
