@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from backend.checkpoints.load import load_part
-from backend.checkpoints.save import write_checkpoint
+from backend.checkpoints.save import write_checkpoint, write_tensors
 from backend.errors import UserError
-from backend.formats.configs import CheckpointInfo
+from backend.formats.configs import CheckpointInfo, OtherFile
 from backend.formats.detect import detect
+from backend.formats.embeddings import EmbeddingInfo
 from backend.formats.layout import part_tensors
 from backend.formats.reader import read_header
+from backend.text.encoders import build_clip, build_t5
 from tests import builders
 from tests.checkpoints import tiny
 
@@ -87,6 +89,53 @@ def test_a_cut_file_is_always_refused(victim, tmp_path):
             read_header(cut)
         assert caught.value.code in ("model_corrupt", "model_unsafe")
         assert caught.value.todo
+
+
+OTHER_FLIPS, OTHER_CUTS = 150, 30
+LORA = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+
+
+def write_kind(kind, path):
+    """A small file of a kind, written with the real writer."""
+    if kind in tiny.TINY:
+        tiny.write_tiny(path, kind)
+        return
+    states = {
+        "VAE": lambda: builders.tiny_vae().state_dict(),
+        "CLIP": lambda: build_clip(tiny.CLIP_L).state_dict(),
+        "T5": lambda: build_t5(tiny.T5).state_dict(),
+        "embedding": lambda: {"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(2, 1280)},
+        "LoRA": lambda: {f"{LORA}.lora_down.weight": torch.zeros(4, 2048), f"{LORA}.alpha": torch.tensor(4.0)},
+    }
+    metadata = {"VAE": {"easel.vae": '{"norm_groups": 8}'}}
+    write_tensors(path, states[kind](), metadata.get(kind, {}))
+
+
+@pytest.mark.parametrize("kind", [*tiny.TINY, "VAE", "CLIP", "T5", "embedding", "LoRA"])
+def test_damage_to_any_kind_of_file_is_a_sentence_or_harmless(tmp_path, kind):
+    path = tmp_path / "victim.safetensors"
+    write_kind(kind, path)
+    whole = path.read_bytes()
+    info = detect(read_header(path))
+    end = 8 + int.from_bytes(whole[:8], "little")
+    rng = random.Random(kind)
+    told = set()
+    with path.open("r+b") as file:
+        for place in [rng.randrange(end) for _ in range(OTHER_FLIPS)]:
+            old = whole[place : place + 1]
+            rewrite(file, place, bytes([rng.choice([b for b in range(256) if b != old[0]])]))
+            try:
+                told.add(type(detect(read_header(path))))
+            except UserError as error:
+                assert 10 <= len(str(error)) <= 600
+            finally:
+                rewrite(file, place, old)
+    assert detect(read_header(path)) == info
+    assert told <= {type(info), OtherFile, EmbeddingInfo, CheckpointInfo}
+    for length in sorted((rng.randrange(len(whole)) for _ in range(OTHER_CUTS)), reverse=True):
+        os.truncate(path, length)
+        with pytest.raises(UserError):
+            read_header(path)
 
 
 def rewrite(file, place, byte):
