@@ -88,7 +88,7 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
     sources = part_sources(header, parts, layouts)
     info = CheckpointInfo(
         path=header.path,
-        name=header.path.stem,
+        name=header.name,
         family=family.name,
         variant=variant.name,
         prediction=ALLOWED[family.name][0],

@@ -68,3 +68,9 @@ class Header:
     metadata: Mapping[str, str]
     file_bytes: int
     container: Container = "safetensors"
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """How the model is called: a folder's name, else the file's without its suffix."""
+        return self.label or self.path.stem

@@ -56,7 +56,7 @@ ANSWERS: Mapping[str, tuple[Prediction, bool]] = {
     "v, zero-terminal SNR": ("v", True),
 }
 _WORDS: Mapping[Prediction, str] = {"v": "v-prediction", "edm": "EDM", "edm_v": "EDM v-prediction", "eps": "eps"}
-_METADATA: Mapping[str, Prediction] = {
+SAID: Mapping[str, Prediction] = {
     "v": "v", "v_prediction": "v", "v-prediction": "v", "epsilon": "eps", "eps": "eps",
 }  # fmt: skip
 
@@ -155,15 +155,21 @@ def _key(_info: CheckpointInfo, header: Header) -> _Told | None:
 
 
 def _metadata(_info: CheckpointInfo, header: Header) -> _Told | None:
-    prediction = _METADATA.get(header.metadata.get("modelspec.prediction_type", "").lower())
+    prediction = SAID.get(header.metadata.get("modelspec.prediction_type", "").lower())
     return None if prediction is None else _Told(prediction, "metadata")
 
 
 def _sidecar(_info: CheckpointInfo, header: Header) -> _Told | None:
     file = header.path.with_suffix(".yaml")
     said = parameterization(file)
-    prediction = None if said is None else _METADATA.get(said)
+    prediction = None if said is None else SAID.get(said)
     return None if prediction is None else _Told(prediction, f"sidecar {file.name}")
+
+
+def _scheduler(_info: CheckpointInfo, header: Header) -> _Told | None:
+    """A diffusers folder's (``folders.py``)."""
+    prediction = SAID.get(header.metadata.get("diffusers.prediction_type", ""))
+    return None if prediction is None else _Told(prediction, "scheduler_config.json")
 
 
 def _weights(info: CheckpointInfo, header: Header) -> _Told | None:
@@ -179,7 +185,7 @@ def _nobody(info: CheckpointInfo, _header: Header) -> _Told | None:
     return _Told(ALLOWED[info.family][0], "default")
 
 
-_SPEAKERS: Sequence[_Speaker] = (_edm, _edm_v, _key, _metadata, _sidecar, _weights, _nobody)
+_SPEAKERS: Sequence[_Speaker] = (_edm, _edm_v, _key, _metadata, _sidecar, _scheduler, _weights, _nobody)
 
 
 def _by_channel(latent: LatentConstants, means: Sequence[float], deviations: Sequence[float]) -> LatentConstants:

@@ -17,6 +17,7 @@ from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound,
 from backend.formats.answers import check_answer
 from backend.formats.configs import CheckpointInfo, EncoderInfo, VaeInfo
 from backend.formats.detect import detect
+from backend.formats.folders import detect_folder
 from backend.formats.reader import read_header
 from backend.records.answers import ModelAnswers
 from backend.records.compose import FILE_FIELDS, fitting_vae, lacks_encoders, with_encoders
@@ -26,7 +27,7 @@ from backend.records.names import name_files
 from backend.records.places import FOLDERS, Folder, Place, own_places
 from backend.records.readings import Readings, Stamp
 from backend.records.trees import read_trees
-from backend.records.walk import Found, walk
+from backend.records.walk import Found, folder_stamp, walk
 from backend.request import GenerationRequest
 from backend.settings import Settings
 
@@ -382,7 +383,7 @@ class Catalog:
     def _read(self, file: _File) -> dict[str, tuple[Stamp, object]]:
         """Read a header; returns what is worth remembering on disk."""
         try:
-            told: Info | UserError = detect(read_header(Path(file.found.path)))
+            told: Info | UserError = _read_model(file.found)
         except UserError as error:
             told = error.with_traceback(None)
         changed = file.found.stamp.mtime_ns / 1e9
@@ -423,8 +424,16 @@ _SPELLINGS: Sequence[Sequence[Callable[[_File], str]]] = (
 )
 
 
+def _read_model(found: Found) -> Info:
+    """What the header of a file, or those of a diffusers folder, tell; raises ``UserError``."""
+    path = Path(found.path)
+    return detect_folder(path) if found.is_folder else detect(read_header(path))
+
+
 def _is_fresh(entry: ModelEntry) -> bool:
     """Whether the file on disk is still the one that was read."""
+    if entry.path.is_dir():
+        return folder_stamp(str(entry.path)) == entry.stamp
     try:
         status = entry.path.stat()
     except OSError:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.formats.folders import INDEX
 from backend.records.readings import Stamp
 
 # The first one keeps the name where two files differ only in it.
@@ -24,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model file, and its sidecars: files of the same stem beside it.
+    """A model file, or a diffusers folder, and its sidecars: files of the same stem beside it.
 
     Attributes:
         below: path below the folder that was walked, "/" between parts, with its suffix.
@@ -37,16 +38,17 @@ class Found:
     stamp: Stamp
     preview: tuple[str, int] | None
     notes: tuple[str, ...]
+    is_folder: bool = False
 
     @property
     def name(self) -> str:
         """``below`` without its suffix."""
-        return self.below.rpartition(".")[0]
+        return self.below if self.is_folder else self.below.rpartition(".")[0]
 
     @property
     def suffix(self) -> str:
-        """Its suffix, lower case."""
-        return "." + self.below.rpartition(".")[2].lower()
+        """Its suffix, lower case; a folder holds .safetensors files."""
+        return SUFFIXES[0] if self.is_folder else "." + self.below.rpartition(".")[2].lower()
 
 
 def walk(top: Path) -> list[Found]:
@@ -69,6 +71,11 @@ def _folder(folder: str, below: str, depth: int, above: frozenset[tuple[int, int
     if identity in above:
         return
     files = {entry.name.lower(): entry for entry in entries}
+    if INDEX in files and below:
+        yield Found(
+            folder, below.removesuffix("/"), folder_stamp(folder), _preview("preview", files), (), is_folder=True
+        )
+        return
     for entry in entries:
         stem, dot, suffix = entry.name.rpartition(".")
         if dot + suffix.lower() in SUFFIXES:
@@ -78,6 +85,29 @@ def _folder(folder: str, below: str, depth: int, above: frozenset[tuple[int, int
                 continue
         if depth and _is_folder(entry):
             yield from _folder(entry.path, f"{below}{entry.name}/", depth - 1, above | {identity})
+
+
+def folder_stamp(folder: str) -> Stamp:
+    """By which a changed diffusers folder is known: all bytes, and the latest change, one level deep."""
+    size = latest = 0
+    for path in (folder, *_folders_in(folder)):
+        for entry in _entries(path):
+            status = _status(entry)
+            if status is not None and stat.S_ISREG(status.st_mode):
+                size, latest = size + status.st_size, max(latest, status.st_mtime_ns)
+    return Stamp(size, latest)
+
+
+def _folders_in(folder: str) -> list[str]:
+    return [entry.path for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as listed:
+            return list(listed)
+    except OSError:
+        return []
 
 
 def _file(entry: os.DirEntry[str], below: str, stem: str, files: dict[str, os.DirEntry[str]]) -> Found | None:
