@@ -4,6 +4,9 @@ A parameter that is changed gets a new tensor; the checkpoint's own is set aside
 the mapped file, which must stay as it is), and comes back by reference. Every change is computed in float32 from the
 checkpoint's own weight and the sum is rounded once, to the parameter's number format, so that the order of adapters
 does not matter and a strength can change any number of times without a trace.
+
+A weight that stays as it is stored (fp8, GGUF, half precision in low-memory mode) is there to save memory, so its layer
+keeps the recipe and adds the changes each time it decodes itself.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from backend.adapters.formats import Adapter, PlacedChange
 from backend.errors import BadRequest
 from backend.formats.configs import Part
+from backend.nn.stored import Stored
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +53,13 @@ class PatchedWeights:
     def __init__(self, part: Part, module: nn.Module) -> None:
         self.part: Part = part
         self.module = module
-        self._own: dict[str, Tensor] = {}  # the checkpoint's tensor of every parameter that is changed now
-        self._recipes: dict[str, Recipe] = {}
+        self._recipes: dict[str, Recipe] = {}  # of every parameter that is changed now
+        self._own: dict[str, Tensor] = {}  # the checkpoint's tensor of each of them that is not stored
 
     @property
     def changed(self) -> frozenset[str]:
         """Names of the parameters that are not the checkpoint's now."""
-        return frozenset(self._own)
+        return frozenset(self._recipes)
 
     @torch.inference_mode(mode=False)
     @torch.no_grad()
@@ -78,32 +83,47 @@ class PatchedWeights:
 
     def restore(self) -> None:
         """Put the checkpoint's own tensors back."""
-        for name in list(self._own):
+        for name in list(self._recipes):
             self._put_back(name)
 
     def _change(self, name: str, recipe: Recipe) -> None:
+        layer, kind = self._layer(name)
+        if isinstance(layer, Stored) and kind == "weight":
+            self._recipes[name] = recipe
+            placed = tuple((change.on(layer.codes.device), strength) for change, strength in recipe)
+            layer.change = partial(_changed, recipe=placed)
+            self._check(name, layer.plain_weight())
+            return
         parameter = self.module.get_parameter(name)
         if name not in self._own:
             # A device's memory is dear: what is set aside waits in main memory, and copies keep every bit.
             self._own[name] = parameter.data if parameter.device.type == "cpu" else parameter.data.cpu()
+        self._recipes[name] = recipe
         own = self._own[name].to(parameter.device, torch.float32)
-        changed = own.clone(memory_format=torch.preserve_format)
-        for placed, strength in recipe:
-            placed.region(changed).add_(placed.of(own, strength))
-        rounded = changed.to(parameter.dtype)
-        if not torch.isfinite(rounded).all():
+        rounded = _changed(own, recipe).to(parameter.dtype)
+        self._check(name, rounded)
+        parameter.data = rounded
+
+    def _check(self, name: str, weight: Tensor) -> None:
+        if not torch.isfinite(weight).all():
             raise BadRequest(
                 f"With these adapters {name} grows beyond what its number format can hold.",
                 "Lower their strengths.",
             )
-        parameter.data = rounded
-        self._recipes[name] = recipe
 
     def _put_back(self, name: str) -> None:
-        parameter = self.module.get_parameter(name)
-        own = self._own.pop(name)
-        parameter.data = own if own.device == parameter.device else own.to(parameter.device)
-        self._recipes.pop(name, None)
+        layer, kind = self._layer(name)
+        if isinstance(layer, Stored) and kind == "weight":
+            layer.change = None
+        else:
+            parameter, own = self.module.get_parameter(name), self._own.pop(name)
+            parameter.data = own if own.device == parameter.device else own.to(parameter.device)
+        del self._recipes[name]
+
+    def _layer(self, name: str) -> tuple[nn.Module, str]:
+        """The layer of a parameter, and which of its parameters it is."""
+        layer, _, kind = name.rpartition(".")
+        return self.module.get_submodule(layer), kind
 
 
 @contextmanager
@@ -118,6 +138,14 @@ def applied(modules: Mapping[Part, nn.Module], uses: Sequence[AdapterUse]) -> It
     finally:
         for weights in patched:
             weights.restore()
+
+
+def _changed(own: Tensor, recipe: Recipe) -> Tensor:
+    """The checkpoint's own weight, float32, with all changes added; it is left as it is."""
+    changed = own.clone(memory_format=torch.preserve_format)
+    for placed, strength in recipe:
+        placed.region(changed).add_(placed.of(own, strength))
+    return changed
 
 
 def _recipes(part: Part, uses: Sequence[AdapterUse]) -> dict[str, Recipe]:

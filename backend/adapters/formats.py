@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from backend.checkpoints.diffusers_layout import swap_halves
 from backend.errors import ModelCorrupt, ModelUnsupported, NotFound
 from backend.formats.configs import Part
 from backend.formats.reader import read_header
+from backend.nn.stored import weight_shape
 
 _NO_ADAPTER = "no tensor of an adapter"
 _INCOMPLETE = "without the others of its kind"
@@ -49,6 +50,10 @@ class PlacedChange:
         if not self.swapped:
             return self.change.of(own, strength)
         return swap_halves(self.change.of(swap_halves(own), strength))
+
+    def on(self, device: torch.device) -> PlacedChange:
+        """The same with its tensors there, in float32, for a change that is computed again and again."""
+        return replace(self, change=self.change.on(device))
 
     def region(self, weight: Tensor) -> Tensor:
         """The rows meant, a view."""
@@ -193,11 +198,11 @@ class _Reading:
         kind: Kind = change.kind
         for place in candidates:
             layer = self.places.modules[place.part].get_submodule(place.layer)
-            parameter = getattr(layer, kind.parameter, None)
-            if not isinstance(parameter, Tensor):
+            shape = weight_shape(layer) if kind.parameter == "weight" else _shape(getattr(layer, "bias", None))
+            if shape is None:
                 continue
             placed = PlacedChange(change, place.rows, place.swapped)
-            if not _fits(placed, parameter.shape):
+            if not _fits(placed, shape):
                 reason = _ANOTHER_SHAPE
             elif self._taken.setdefault((place, kind.parameter), stem) != stem:
                 return _TWICE
@@ -208,7 +213,11 @@ class _Reading:
         return reason
 
 
-def _fits(placed: PlacedChange, shape: torch.Size) -> bool:
+def _shape(parameter: object) -> tuple[int, ...] | None:
+    return tuple(parameter.shape) if isinstance(parameter, Tensor) else None
+
+
+def _fits(placed: PlacedChange, shape: tuple[int, ...]) -> bool:
     """Whether a change can be added to a parameter of that shape, tried on tensors without memory."""
     empty = torch.empty(shape, device="meta")
     try:

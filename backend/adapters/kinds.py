@@ -7,7 +7,7 @@ Sources: FORMATS.md 4.2 and section 1, rows 12 and 14.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -128,15 +128,22 @@ class Change:
             ValueError, RuntimeError: if the tensors are of another shape of layer; asked for on ``meta`` that costs
                 nothing.
         """
-        t = {
-            role: tensor if role == "on_input" else tensor.to(weight.device, torch.float32)
-            for role, tensor in self.tensors.items()
-            if role != "alpha"  # which is in the scale
-        }
+        t = self._tensors_on(weight.device)
         magnitude, axis = _magnitude(t)
         if magnitude is None:
             return self.kind.delta(weight, t, self.scale, strength)
         return deltas.dora(weight, self.kind.delta(weight, t, self.scale, 1.0), magnitude, strength, axis)
+
+    def on(self, device: torch.device) -> Change:
+        """The same with its tensors there, in float32."""
+        return replace(self, tensors=self._tensors_on(device))
+
+    def _tensors_on(self, device: torch.device) -> dict[str, Tensor]:
+        return {
+            role: tensor if role == "on_input" else tensor.to(device, torch.float32)
+            for role, tensor in self.tensors.items()
+            if role != "alpha"  # which is in the scale
+        }
 
 
 def scale_of(kind: Kind, tensors: Tensors, told: Callable[[int], float | None]) -> float:

@@ -18,6 +18,7 @@ from backend.formats.configs import PARTS, Part
 from backend.formats.diffusers_names import MMDIT_FUSED, mmdit_layers, renamed, swapped_layers, unet_layers
 from backend.formats.layout import DENOISER, PREFIXES
 from backend.nn.mmdit import MMDiT
+from backend.nn.stored import weight_shape
 from backend.nn.unet import UNet
 
 TEXT_PARTS: tuple[Part, ...] = ("clip_l", "clip_g", "clip_h", "t5")
@@ -133,7 +134,7 @@ _PART_NAMES: Mapping[Part, str] = {
 
 def _names(part: Part, module: nn.Module) -> Iterator[tuple[str, Place]]:
     """Every dotted name of every layer that has a weight."""
-    layers = [name for name, layer in module.named_modules() if getattr(layer, "weight", None) is not None]
+    layers = [name for name, layer in module.named_modules() if weight_shape(layer) is not None]
     for layer in layers:
         yield layer, Place(part, layer)
     if isinstance(module, UNet):

@@ -95,16 +95,16 @@ def _read(source: PartSource) -> Weights:
         weights |= read_tensors(header, {key: name for key, name in keys.items() if not is_nuisance(key)})
     match source.layout:
         case "open_clip":
-            return clip_from_open_clip(_numbers(weights))
+            return clip_from_open_clip(numbers(weights))
         case "diffusers":
-            return from_diffusers(_numbers(weights))
+            return from_diffusers(numbers(weights))
         case "headless":
             return {f"text_model.{key}": weight for key, weight in weights.items()}
         case _:
             return weights
 
 
-def _numbers(weights: Weights) -> dict[str, Tensor]:
+def numbers(weights: Weights) -> dict[str, Tensor]:
     """For layouts whose tensors have to be cut or joined: what is encoded becomes float32."""
     return {key: w.decoded(torch.float32) if isinstance(w, Encoded) else w for key, w in weights.items()}
 
@@ -112,9 +112,21 @@ def _numbers(weights: Weights) -> dict[str, Tensor]:
 def _module(config: Config, weights: Weights, what: str, arithmetic: Arithmetic | None) -> nn.Module:
     with torch.device("meta"):
         module = _builder(config)()
+    return fill(module, weights, what, arithmetic)
+
+
+def fill(module: nn.Module, weights: Weights, what: str, arithmetic: Arithmetic | None) -> nn.Module:
+    """Give a network on ``meta`` its weights; then it is in eval mode and without gradients.
+
+    Args:
+        weights: by the network's own names.
+        what: for errors: "ControlNet of canny.safetensors".
+    Raises:
+        ModelCorrupt: if tensors are missing, unexpected, misshapen or no floating-point numbers.
+    """
     _check_fits(weights, module.state_dict(), what)
     module.requires_grad_(False)
-    state = _numbers(weights) if arithmetic is None else _settled(module, weights, arithmetic)
+    state = numbers(weights) if arithmetic is None else _settled(module, weights, arithmetic)
     module.load_state_dict(state, strict=False, assign=True)  # what is not in it has been stored
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:

@@ -5,26 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
+from backend.checkpoints.load import Arithmetic, fill, numbers
+from backend.checkpoints.tensors import read_tensors
 from backend.control.layouts import canonical, whole
-from backend.errors import BadRequest, ModelCorrupt, NotFound
+from backend.errors import BadRequest
 from backend.formats.control_configs import (
     ControlInfo,
     ControlNetConfig,
     MMDiTControlConfig,
     T2IAdapterConfig,
 )
+from backend.formats.reader import read_header
 from backend.nn.controlnet import ControlNet
 from backend.nn.controlnet_union import UnionControlNet
 from backend.nn.mmdit_control import JointControl, SingleControl
+from backend.nn.stored import plain_state
 from backend.nn.t2i_adapter import T2IAdapter
 from backend.nn.unet import UNet
 
 ControlNetwork = ControlNet | UnionControlNet | T2IAdapter | JointControl | SingleControl
-
-_AGAIN = "Download the file again, or use another one."
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,21 @@ class Control:
     hint_type: int | None = None
 
 
-def load_control(info: ControlInfo, base: nn.Module | None = None) -> Control:
-    """The network of a file, in the file's number format, in eval mode and without gradients.
+def load_control(info: ControlInfo, arithmetic: Arithmetic | None = None, base: nn.Module | None = None) -> Control:
+    """The network of a file, in eval mode and without gradients.
 
     Args:
-        base: the checkpoint's U-Net, for control-LoRAs and differences; nothing of it is changed.
+        arithmetic: as for ``load_part``.
+        base: the checkpoint's U-Net, for control-LoRAs and differences; nothing of it is changed. Its weights should be
+            the checkpoint's own, with no adapter in them.
     Raises:
-        NotFound, ModelCorrupt: if the file cannot be read any more, or is not complete.
+        NotFound, ModelUnsafe, ModelCorrupt: if the file cannot be read any more, or is not complete.
         BadRequest: if it needs a checkpoint's U-Net and has none.
     """
-    tensors = _read(info)
-    config = info.config
+    header = read_header(info.path)
+    names = {key[len(info.prefix) :]: key for key in header.tensors if key.startswith(info.prefix)}
+    tensors = numbers(read_tensors(header, names))
+    config, state = info.config, canonical(info, tensors)
     if info.weights != "whole":
         if not isinstance(base, UNet) or not isinstance(config, ControlNetConfig):
             raise BadRequest(
@@ -58,12 +63,10 @@ def load_control(info: ControlInfo, base: nn.Module | None = None) -> Control:
                 "Use it with a checkpoint of the family that it was trained for.",
             )
         config = replace(config, unet=replace(base.config, depth_out=()))
-        state = whole(info, canonical(info, tensors), base.state_dict())
-    else:
-        state = canonical(info, tensors)
+        state = whole(info, state, plain_state(base))
     with torch.device("meta"):
         network = build_control(config)
-    _fill(network, state, info.path.name)
+    fill(network, state, f"{info.kind} of {info.path.name}", arithmetic)
     told = tensors.get("control_type")
     return Control(info, network, None if told is None or told.numel() != 1 else int(told.item()))
 
@@ -81,35 +84,3 @@ def build_control(config: ControlNetConfig | T2IAdapterConfig | MMDiTControlConf
             return JointControl(config)
         case MMDiTControlConfig():
             return SingleControl(config)
-
-
-def _read(info: ControlInfo) -> dict[str, Tensor]:
-    try:
-        with safe_open(info.path, framework="pt", device="cpu") as file:
-            keys = [key for key in file.keys() if key.startswith(info.prefix)]  # noqa: SIM118  # no mapping
-            return {key[len(info.prefix) :]: file.get_tensor(key) for key in keys}
-    except FileNotFoundError:
-        raise NotFound(f"{info.path.name} is not there any more.", "Look at the models folder.") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelCorrupt(f"{info.path.name} cannot be read: {error}.", _AGAIN) from error
-
-
-def _fill(network: ControlNetwork, state: dict[str, Tensor], name: str) -> None:
-    """Assign the tensors; every one has its place, and every place its tensor."""
-    expected = network.state_dict()
-    troubles = {
-        "missing": [key for key in expected if key not in state],
-        "unexpected": [key for key in state if key not in expected],
-        "of another shape": [key for key in state if key in expected and state[key].shape != expected[key].shape],
-        "not floating-point numbers": [key for key in state if not state[key].is_floating_point()],
-    }
-    sentences = [
-        f"{len(keys)} {trouble} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for trouble, keys in troubles.items()
-        if keys
-    ]
-    if sentences:
-        raise ModelCorrupt(f"{name} is not complete: tensors {'; '.join(sentences)}.", _AGAIN)
-    network.requires_grad_(False)
-    network.load_state_dict(state, strict=True, assign=True)
-    network.eval()

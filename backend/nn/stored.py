@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +127,14 @@ class Scratch(threading.local):
         return flat[:count].view(shape)
 
 
-class _Stored(nn.Module):
-    """What the stored layers share: ``codes`` and ``scale`` are buffers, the weight is made when it is asked for."""
+class Stored(nn.Module):
+    """What the stored layers share: ``codes`` and ``scale`` are buffers, the weight is made when it is asked for.
 
+    ``change``, where there is one, makes of the weight in float32 what is computed with, each time anew: an adapter's
+    work takes no memory of a weight's size. It may not write into what it is given.
+    """
+
+    change: Callable[[Tensor], Tensor] | None = None
     codes: Tensor
     scale: Tensor | None
     shape: tuple[int, ...]
@@ -143,11 +149,16 @@ class _Stored(nn.Module):
     def plain_weight(self) -> Tensor:
         """The weight in the arithmetic's dtype, valid until another layer of the network is asked for its own."""
         out = self.scratch.take(self.shape, self.dtype, self.codes.device)
-        decode_into(out, self.encoded())
+        if self.change is None:
+            decode_into(out, self.encoded())
+        else:
+            own = self.scratch.take(self.shape, torch.float32, self.codes.device)
+            decode_into(own, self.encoded())
+            out.copy_(self.change(own))
         return out
 
 
-class StoredLinear(_Stored, nn.Linear):
+class StoredLinear(Stored, nn.Linear):
     """``nn.Linear`` with a stored weight."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -155,7 +166,7 @@ class StoredLinear(_Stored, nn.Linear):
         return F.linear(input, self.plain_weight(), self.bias)
 
 
-class StoredConv2d(_Stored, nn.Conv2d):
+class StoredConv2d(Stored, nn.Conv2d):
     """``nn.Conv2d`` with a stored weight."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -163,7 +174,7 @@ class StoredConv2d(_Stored, nn.Conv2d):
         return self._conv_forward(input, self.plain_weight(), self.bias)
 
 
-class StoredEmbedding(_Stored, nn.Embedding):
+class StoredEmbedding(Stored, nn.Embedding):
     """``nn.Embedding`` with a stored weight; only the rows that are asked for are decoded."""
 
     @property
@@ -173,6 +184,8 @@ class StoredEmbedding(_Stored, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """(...) ids -> (..., width)."""
+        if self.change is not None:
+            return F.embedding(input, self.plain_weight())
         ids = input.reshape(-1)
         rows, width = self.shape
         raw = self.codes.view(torch.uint8).reshape(rows, -1)  # float8 cannot be indexed; whole rows of bytes can
@@ -213,4 +226,23 @@ def store(layer: nn.Module, weight: Encoded, dtype: torch.dtype, scratch: Scratc
 
 def plain_weight(layer: nn.Module) -> Tensor:
     """A layer's weight in the arithmetic's dtype; see ``StoredLinear.plain_weight`` for how long it is valid."""
-    return layer.plain_weight() if isinstance(layer, _Stored) else layer.weight  # type: ignore[return-value]
+    return layer.plain_weight() if isinstance(layer, Stored) else layer.weight  # type: ignore[return-value]
+
+
+def weight_shape(layer: nn.Module) -> tuple[int, ...] | None:
+    """The shape of a layer's weight, however it is kept; None where it has none."""
+    if isinstance(layer, Stored):
+        return layer.shape
+    weight = getattr(layer, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) else None
+
+
+def plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict as if nothing were stored: stored weights in memory of their own, without their ``change``."""
+    stored = {f"{name}." if name else "": m for name, m in network.named_modules() if isinstance(m, Stored)}
+    state = network.state_dict()
+    for prefix, layer in stored.items():
+        for buffer in ("codes", "scale"):
+            state.pop(prefix + buffer, None)
+        state[f"{prefix}weight"] = layer.encoded().decoded(layer.dtype)
+    return state

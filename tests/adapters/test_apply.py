@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from backend.adapters.apply import AdapterUse, PatchedWeights, applied
 from backend.adapters.formats import parse_adapter
 from backend.adapters.places import Places
-from backend.checkpoints.load import load_part
+from backend.checkpoints.load import Arithmetic, load_part
 from backend.errors import BadRequest
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
+from backend.nn.stored import Encoded, Scratch, store
 from tests.adapters.making import lora, lora_delta, numbers
 from tests.checkpoints.tiny import write_tiny
 
@@ -155,6 +156,72 @@ def test_order_of_adapters_that_read_the_weight_does_not_matter(mapped):
         with applied({"denoiser": unet}, [AdapterUse(a, 0.8) for a in uses]):
             results.append(unet.get_parameter(f"{_Q}.weight").clone())
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+
+
+def stored_network(dtype: torch.dtype) -> tuple[nn.ModuleDict, Tensor]:
+    """A linear layer and a table whose weights stay as they are stored, and the layer's numbers."""
+    network = nn.ModuleDict({"layer": nn.Linear(16, 8, device="meta"), "table": nn.Embedding(8, 16, device="meta")})
+    codes, scratch = numbers(8, 16).to(dtype), Scratch()
+    for layer in network.values():
+        store(layer, Encoded(codes, (8, 16), torch.tensor(0.5)), torch.float32, scratch)
+    network["layer"].bias = nn.Parameter(numbers(8), requires_grad=False)
+    return network, codes.float() * 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn, torch.int8])
+def test_stored_weight_gets_its_changes_as_it_is_decoded(dtype):
+    network, own = stored_network(dtype)
+    codes = network["layer"].codes.clone()
+    tensors = lora("layer", (8, 16)) | lora("table", (8, 16)) | {"layer.diff_b": numbers(8, seed=3)}
+    adapter = parse_adapter(tensors, {}, Places({"denoiser": network}))
+    assert adapter.match.matched == 5
+    x, ids = numbers(3, 16), torch.tensor([[1, 7, 1]])
+    before = network["layer"](x), network["table"](ids)
+    with torch.inference_mode(), applied({"denoiser": network}, [AdapterUse(adapter, 0.5)]):
+        weight = own + 0.5 * lora_delta(tensors, "layer").float()
+        bias = numbers(8) + 0.5 * tensors["layer.diff_b"]
+        torch.testing.assert_close(network["layer"](x), nn.functional.linear(x, weight, bias))
+        table = own + 0.5 * lora_delta(tensors, "table").float()
+        torch.testing.assert_close(network["table"](ids), table[ids])
+    assert torch.equal(network["layer"](x), before[0])
+    assert torch.equal(network["table"](ids), before[1])
+    assert torch.equal(network["layer"].codes.view(torch.uint8), codes.view(torch.uint8))
+
+
+def test_stored_network_with_an_adapter_computes_the_bits_of_the_cast_one(tmp_path):
+    """Half precision in low-memory mode: the same picture, and no weight of an adapter's in memory."""
+    path = tmp_path / "tiny.safetensors"
+    write_tiny(path, "sdxl")
+    info = detect(read_header(path))
+    cast, stored = (load_part(info, "denoiser", Arithmetic(torch.float32, keep_all=keep)) for keep in (False, True))
+    layers = [name for name, layer in cast.named_modules() if isinstance(layer, nn.Linear)]
+    tensors = {}
+    for name in layers:
+        tensors |= lora(f"diffusion_model.{name}", cast.get_submodule(name).weight)
+    adapter = parse_adapter(tensors, {}, Places({"denoiser": cast}))
+    assert parse_adapter(tensors, {}, Places({"denoiser": stored})).match.matched == len(tensors)
+    given = numbers(1, 4, 8, 8), torch.tensor([500.0]), numbers(1, 7, 192), numbers(1, 128 + 6 * 256)
+    tensors_before = {n: t.data_ptr() for n, t in [*stored.named_parameters(), *stored.named_buffers()]}
+    with torch.inference_mode():
+        plain = stored(*given)
+        with applied({"denoiser": cast}, [AdapterUse(adapter, 0.7)]):
+            want = cast(*given)
+        with applied({"denoiser": stored}, [AdapterUse(adapter, 0.7)]):
+            assert torch.equal(stored(*given), want)
+            assert {n: t.data_ptr() for n, t in [*stored.named_parameters(), *stored.named_buffers()]} == tensors_before
+        assert torch.equal(stored(*given), plain)
+    assert not torch.equal(want, plain)
+
+
+def test_stored_weight_that_overflows_is_refused_and_left_as_it_was():
+    network, _ = stored_network(torch.float16)
+    network["layer"].dtype = torch.float16
+    huge = parse_adapter({"layer.diff": torch.full((8, 16), 1e30)}, {}, Places({"denoiser": network}), "huge")
+    weights = PatchedWeights("denoiser", network)
+    with pytest.raises(BadRequest, match=r"layer.weight grows beyond"):
+        weights.use([AdapterUse(huge)])
+    assert network["layer"].change is None
+    assert not weights.changed
 
 
 def test_adapter_works_inside_inference_mode_and_the_network_trains_afterwards(mapped):

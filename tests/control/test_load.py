@@ -11,12 +11,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from backend.checkpoints.load import Arithmetic
 from backend.control.load import Control, build_control, load_control
 from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported
 from backend.formats.control import detect_control
 from backend.formats.reader import read_header
 from backend.nn.layers import initialise
 from backend.nn.mmdit_control import SingleControl
+from backend.nn.stored import Encoded, Scratch, Stored, store
 from tests import builders
 from tests.control import tiny
 from tests.formats.files import published, write_sparse
@@ -136,7 +138,7 @@ def test_control_lora_is_the_checkpoint_plus_its_products(tmp_path):
     before = {key: tensor.clone() for key, tensor in base.items()}
     info = written(tmp_path, file)
     assert (info.kind, info.family, info.weights) == ("control-LoRA", "sdxl", "low_rank")
-    ours = load_control(info, unet).network.state_dict()
+    ours = load_control(info, base=unet).network.state_dict()
     assert ours.keys() == state.keys()
     for key in ours:
         torch.testing.assert_close(ours[key], state[key], rtol=1e-5, atol=1e-6)
@@ -145,12 +147,37 @@ def test_control_lora_is_the_checkpoint_plus_its_products(tmp_path):
         load_control(info)
 
 
+def test_control_lora_takes_the_numbers_of_a_stored_checkpoint_without_its_adapters(tmp_path):
+    """Weights that stay as they are stored, with an adapter at work in one of them."""
+    unet, expected = builders.tiny_unet(), network(tiny.CONTROLNET)
+    base = {key: tensor.clone() for key, tensor in unet.state_dict().items()}
+    layer = unet.get_submodule("time_embed.0")
+    store(layer, Encoded(base["time_embed.0.weight"].half(), (128, 32)), torch.float32, Scratch())
+    layer.change = lambda own: own + 1
+    file = expected.state_dict() | {"lora_controlnet": torch.zeros(0)}
+    del file["time_embed.0.weight"]
+    ours = load_control(written(tmp_path, file), base=unet).network.state_dict()
+    assert torch.equal(ours["time_embed.0.weight"], base["time_embed.0.weight"].half().float())
+
+
+def test_controlnet_of_half_the_width_of_numbers_can_stay_as_it_is_stored(tmp_path):
+    expected = network(tiny.CONTROLNET).half()
+    info = written(tmp_path, expected.state_dict())
+    cast, stored = (load_control(info, Arithmetic(torch.float32, keep_all=keep)).network for keep in (False, True))
+    assert isinstance(stored.zero_convs[0][0], Stored)
+    given = numbers(1, 4, 8, 8), torch.tensor([5.0]), numbers(1, 7, 192), numbers(1, 128 + 6 * 256)
+    hint = numbers(1, 3, 64, 64)
+    with torch.inference_mode():
+        a, b = (net(*given, net.prepare_hint(hint)) for net in (cast, stored))
+    assert torch.equal(a.middle, b.middle)
+
+
 def test_difference_controlnet_is_added_to_the_checkpoint(tmp_path):
     unet, expected = builders.tiny_unet(), network(tiny.CONTROLNET)
     base = unet.state_dict()
     info = written(tmp_path, {**expected.state_dict(), "difference": torch.zeros(1)})
     assert info.weights == "difference"
-    ours = load_control(info, unet).network.state_dict()
+    ours = load_control(info, base=unet).network.state_dict()
     for key, tensor in expected.state_dict().items():
         torch.testing.assert_close(ours[key], tensor + base[key] if key in base else tensor)
 
@@ -161,7 +188,7 @@ def test_control_lora_of_another_checkpoint_is_refused(tmp_path):
     file |= {"time_embed.2.up": numbers(40, 3), "time_embed.2.down": numbers(3, 128)}
     info = written(tmp_path, file)
     with pytest.raises(ModelCorrupt, match=r"time_embed.2.weight of the ControlNet has shape \[40, 128\]"):
-        load_control(info, builders.tiny_unet())
+        load_control(info, base=builders.tiny_unet())
 
 
 @pytest.mark.parametrize(
