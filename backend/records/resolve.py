@@ -63,6 +63,7 @@ def resolve(
     request, info = _prediction(request, info, notes)
     _check_vae(info, vae)
     _check_clip_skip(request, info)
+    _check_chunks(request, info)
     check_skip_layers(request, info)
     _check_format(request, init_size)
     check_panels(request, info.family, registry)
@@ -259,6 +260,18 @@ def _check_clip_skip(request: GenerationRequest, info: CheckpointInfo) -> None:
             f"Accepted: 1 to {layers}.",
             field="clip_skip",
         )
+
+
+def _check_chunks(request: GenerationRequest, info: CheckpointInfo) -> None:
+    """CLIP-L's and CLIP-G's tokens stand side by side, so that both must read as many at once."""
+    if info.clip_l is None or info.clip_g is None or info.clip_l.positions == info.clip_g.positions:
+        return
+    raise ModelUnsupported(
+        f"CLIP-L of {info.name} reads {info.clip_l.positions} tokens at once, CLIP-G {info.clip_g.positions}: one of "
+        "them is a LongCLIP, and their tokens cannot be laid side by side.",
+        "Choose a CLIP-L of the usual 77 tokens.",
+        field="clip_l_file" if request.clip_l_file else "checkpoint",
+    )
 
 
 def _check_format(request: GenerationRequest, init_size: tuple[int, int] | None) -> None:

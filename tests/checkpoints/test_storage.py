@@ -159,7 +159,7 @@ def test_scaled_fp8_networks_compute_what_their_weights_times_their_scales_do(tm
     assert torch.equal(mmdit_output(network), mmdit_output(reference))
 
 
-def test_biases_and_norms_of_scaled_fp8_files_keep_every_bit(tmp_path, mmdit):
+def test_fact_15_biases_and_norms_of_scaled_fp8_files_keep_every_bit(tmp_path, mmdit):
     state = scaled_fp8(mmdit, "scaled")
     network = load_part(info_of(write(tmp_path / "a.safetensors", state, "")), "denoiser", FLOAT32)
     small = {key: tensor for key, tensor in state.items() if key.endswith((".bias", "ln_q.weight", "ln_k.weight"))}

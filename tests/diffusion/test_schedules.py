@@ -12,6 +12,8 @@ from backend.diffusion.prediction import EpsPrediction, FlowPrediction, Predicti
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.schedules import SCHEDULES, find_schedule, img2img_sigmas, make_schedule
 from backend.errors import BadRequest
+from backend.formats import constants
+from backend.formats.configs import Defaults
 
 KINDS = [EpsPrediction(), VPrediction(zero_terminal_snr=True), FlowPrediction(3.0), FlowPrediction(1.73)]
 NAMES = ["automatic", "normal", "karras", "exponential", "sgm_uniform", "simple", "beta", "ddim_uniform",
@@ -125,12 +127,54 @@ def test_discrete_schedules_match_diffusers(name: str, options: dict[str, object
 
 
 @pytest.mark.oracle
-def test_flow_normal_matches_diffusers() -> None:
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    scheduler.set_timesteps(10)
+@pytest.mark.parametrize(("shift", "steps"), [(3.0, 10), (3.0, 4), (3.0, 40), (1.0, 50)])
+def test_fact_9_flow_normal_is_diffusers(shift: float, steps: int) -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
     torch.testing.assert_close(
-        SCHEDULES["normal"].make(FlowPrediction(3.0), 10), scheduler.sigmas, rtol=1e-5, atol=1e-6
+        SCHEDULES["normal"].make(FlowPrediction(shift), steps), scheduler.sigmas, rtol=1e-5, atol=1e-6
     )
+
+
+def reference_sigmas(shift: float, steps: int) -> list[float]:
+    """Stability-AI/sd3.5: even timesteps between the ends of the shifted table, shifted as the table was; then 0."""
+
+    def shifted(t: float) -> float:
+        return shift * t / (1 + (shift - 1) * t)
+
+    first, last = shifted(1.0), shifted(1 / 1000)
+    times = [first + (last - first) * step / (steps - 1) for step in range(steps)]
+    return [*map(shifted, times), 0.0]
+
+
+PUBLISHED = {  # Stability-AI/sd3.5, sd3_infer.py CONFIGS: steps, CFG, shift, sampler
+    "SD3 Medium": (constants.SD3_MEDIUM_DEFAULTS, (50, 5.0, 1.0, "dpmpp_2m")),
+    "SD3.5 Medium": (constants.SD35_MEDIUM_DEFAULTS, (50, 5.0, 3.0, "dpmpp_2m")),
+    "SD3.5 Large": (constants.SD35_LARGE_DEFAULTS, (40, 4.5, 3.0, "dpmpp_2m")),
+    "SD3.5 Large Turbo": (constants.SD35_TURBO_DEFAULTS, (4, 1.0, 3.0, "euler")),
+}
+
+
+@pytest.mark.parametrize(("defaults", "published"), PUBLISHED.values(), ids=PUBLISHED)
+def test_fact_9_sd3_s_defaults_run_through_the_sigmas_of_its_makers(defaults: Defaults, published: tuple) -> None:
+    assert (defaults.steps, defaults.cfg_scale, defaults.shift, defaults.sampler) == published
+    assert defaults.shift is not None
+    made = make_schedule(
+        defaults.schedule, SAMPLERS[defaults.sampler].default_schedule, FlowPrediction(defaults.shift), defaults.steps
+    )
+    assert made.tolist() == pytest.approx(reference_sigmas(defaults.shift, defaults.steps), abs=1e-5)
+
+
+def test_fact_9_turbo_s_four_steps_are_not_those_of_even_time() -> None:
+    assert reference_sigmas(3.0, 4) == pytest.approx([1, 0.8577, 0.6022, 0.0089, 0], abs=1e-4)
+    assert made("simple", FlowPrediction(3.0), 4) == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+
+
+@pytest.mark.parametrize("defaults", [each for each in vars(constants).values() if isinstance(each, Defaults)])
+def test_every_default_names_a_sampler_and_a_schedule_and_has_a_shift_only_on_flow(defaults: Defaults) -> None:
+    assert defaults.sampler in SAMPLERS
+    assert defaults.schedule in SCHEDULES
+    assert (defaults.shift is not None) == (defaults in [row for row, _ in PUBLISHED.values()])
 
 
 def numbered(steps: int) -> Tensor:

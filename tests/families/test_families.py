@@ -15,6 +15,8 @@ from backend.families.sd3 import SD3
 from backend.families.sdxl import SDXL, size_numbers
 from backend.nn.layers import sinusoid
 from backend.request import GenerationRequest
+from backend.text.prompt import ParsedPrompt, parse_prompt
+from backend.text.tokenize import clip_tokenizer
 from tests.families.conftest import job_for
 from tests.text.tiny import info, sources
 
@@ -81,6 +83,35 @@ def test_an_empty_prompt_is_encoded(engine: Engine):
     assert positive(encoded(engine, "sdxl", prompt="")).context.any()
     for conditioning in (positive, negative):
         assert conditioning(encoded(engine, "sd3", prompt="", negative_prompt="")).context.any()
+
+
+def test_fact_4_sdxl_and_sd3_take_the_penultimate_layers_without_the_final_norm(engine: Engine):
+    for checkpoint in ("sdxl", "sd3"):
+        info = engine.catalog.checkpoint(checkpoint)
+        conditioning = positive(encoded(engine, checkpoint, prompt="a fox", use_t5=False))
+        pooled_parts: list[torch.Tensor] = []
+        for part, config, place in [("clip_l", info.clip_l, slice(0, 64)), ("clip_g", info.clip_g, slice(64, 192))]:
+            assert config is not None
+            ids = torch.tensor([clip_tokenizer(info, part).chunks(prompt_of("a fox"))[0].ids])  # type: ignore[arg-type]
+            model = engine.manager.get(info, part)  # type: ignore[arg-type]
+            with torch.inference_mode():
+                out = model.text_model(input_ids=ids, output_hidden_states=True)  # type: ignore[operator, union-attr]
+                normed = model.text_model.final_layer_norm(out.hidden_states[-2])  # type: ignore[operator, union-attr]
+                end = out.last_hidden_state[:, ids[0].tolist().index(config.eos)]
+                pooled_parts += [end, model.text_projection(end)]  # type: ignore[operator]
+            torch.testing.assert_close(conditioning.context[:, :, place], out.hidden_states[-2])
+            assert (conditioning.context[:, :, place] - normed).abs().max() > 0.1
+        _, _, unprojected_g, projected_g = pooled_parts
+        if checkpoint == "sdxl":
+            torch.testing.assert_close(pooled(conditioning)[:, :128], projected_g)
+        else:  # CLIP-L's is not projected, although its file has a projection
+            torch.testing.assert_close(pooled(conditioning), torch.cat([pooled_parts[0], projected_g], dim=-1))
+            assert (pooled_parts[0] - pooled_parts[1]).abs().max() > 0.1
+        assert (projected_g - unprojected_g).abs().max() > 0.1
+
+
+def prompt_of(text: str) -> ParsedPrompt:
+    return parse_prompt(text, 1).parts[0].at(0)
 
 
 def test_sd3_s_clip_tokens_are_padded_with_zeros_to_t5_s_width(engine: Engine):

@@ -144,6 +144,16 @@ def test_variants_of_sd1_and_sd2_are_told_by_their_inputs(detected, name, channe
     assert detected(published(name) | first).variant == variant
 
 
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl_base", "sdxl_refiner", "sd3_medium_incl_clips_t5xxl"])
+def test_fact_3_clip_l_is_quick_gelu_and_its_larger_kin_are_gelu(detected, name):
+    info = detected(published(name))
+    activations = {
+        part: config.activation for part in ("clip_l", "clip_g", "clip_h") if (config := getattr(info, part, None))
+    }
+    assert activations
+    assert activations == {part: "quick_gelu" if part == "clip_l" else "gelu" for part in activations}
+
+
 @pytest.mark.parametrize(
     ("name", "variant", "config", "defaults"),
     [

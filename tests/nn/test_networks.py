@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from backend.errors import BadRequest
 from backend.nn.layers import GEGLU, initialise, sinusoid
-from backend.nn.mmdit import MMDiT
+from backend.nn.mmdit import QKV, MMDiT, joint_attention
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
 from tests import builders
@@ -53,6 +57,36 @@ def test_a_batch_is_its_pictures_one_by_one(denoiser: UNet | MMDiT):
         batch = denoiser(x, timestep, context, pooled)
         singles = [denoiser(*(part[i : i + 1] for part in (x, timestep, context, pooled))) for i in range(x.shape[0])]
     torch.testing.assert_close(batch, torch.cat(singles), rtol=1e-4, atol=1e-4)
+
+
+class AttentionKeys(TorchFunctionMode):
+    """Notes the keys that torch's attention is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.keys.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_fact_7_text_tokens_stand_before_the_image_s():
+    """The numbers are the same either way; masks and regions count on the order."""
+    text, image = (
+        QKV(*(torch.full((1, 2, tokens, 4), value) for _ in range(3))) for tokens, value in [(5, 1.0), (9, 2.0)]
+    )
+    with AttentionKeys() as seen:
+        of_text, of_image = joint_attention(text, image)
+    (keys,) = seen.keys
+    assert keys[0, 0, :, 0].tolist() == [1.0] * 5 + [2.0] * 9
+    assert (of_text.shape[2], of_image.shape[2]) == (5, 9)
+    mmdit = builders.tiny_mmdit()
+    with AttentionKeys() as seen, torch.no_grad():
+        mmdit(*inputs(mmdit))
+    whole = {keys.shape[2] for keys in seen.keys}
+    assert whole == {10 + 16, 16}  # joint attention, and MMDiT-X's second one over the image alone
 
 
 def test_forward_leaves_its_inputs_alone(denoiser: UNet | MMDiT):

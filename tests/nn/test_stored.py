@@ -51,7 +51,7 @@ def test_a_scaled_weight_is_its_number_times_the_scale_rounded_once(
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_scaled_fp8_equals_the_float64_reference_and_its_bias_is_not_rounded_to_fp8(dtype: torch.dtype) -> None:
+def test_fact_15_scaled_fp8_equals_the_float64_reference_and_its_bias_is_not_rounded_to_fp8(dtype: torch.dtype) -> None:
     weight, scale, bias = codes(dtype, 64, 128), torch.tensor(0.037), torch.randn(64)
     layer = stored_linear(Encoded(weight, (64, 128), scale), torch.float32, bias)
     x = torch.randn(7, 128)

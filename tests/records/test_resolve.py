@@ -203,6 +203,15 @@ def test_a_clip_skip_beyond_the_encoders_is_refused():
         resolved(GenerationRequest(clip_skip=4), info)
 
 
+def test_a_long_clip_beside_an_ordinary_one_is_refused():
+    clip = CLIPConfig(64, 3, 1, 128, 300, 77, None, "gelu", bos=1, eos=2, pad=0)
+    long = replace(clip, positions=248)
+    with pytest.raises(ModelUnsupported, match="CLIP-L of xl reads 248 tokens at once, CLIP-G 77") as caught:
+        resolved(GenerationRequest(clip_l_file="long"), replace(XL, clip_l=long, clip_g=clip))
+    assert caught.value.field == "clip_l_file"
+    assert resolved(info=replace(XL, clip_l=long, clip_g=long))
+
+
 def test_an_init_image_beyond_the_position_table_is_made_smaller():
     info = replace(SD3, denoiser=replace(MMDIT, pos_embed_side=24))  # 384 pixels
     result = resolved(info=info, init_size=(1000, 500))

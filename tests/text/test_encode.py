@@ -1,5 +1,7 @@
 """From prompt to features: the pipeline as transformers would run it, emphasis by its formulas, lengths."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -135,6 +137,14 @@ def test_a_mean_that_cannot_be_restored_is_left():
     weights = torch.tensor([[1.0, 3.0, 1.0]])  # the weighted mean is 0
     assert torch.equal(emphasise(states, weights, "original"), states * weights[..., None])
     assert emphasise(states.half(), weights, "original").dtype is torch.float16
+
+
+def test_a_long_clip_reads_chunks_as_long_as_its_positions():
+    config = replace(CLIP_L, positions=248)
+    model, tokenizer = randomise(build_clip(config)), ClipTokenizer(config)
+    assert tokenizer.count(prompt("fox " * 246)) == (246, 246)
+    assert encode_clip(model, tokenizer, config, prompt("fox " * 246), clip_skip=2).hidden.shape == (1, 248, 32)
+    assert encode_clip(model, tokenizer, config, prompt("fox " * 247), clip_skip=2).hidden.shape == (1, 496, 32)
 
 
 def test_clip_skip_counts_layers_from_the_last(clip):

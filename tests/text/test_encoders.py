@@ -104,7 +104,7 @@ def test_clip_matches_transformers_own_outputs(config):
 
 @pytest.mark.parametrize("config", [SMALL_L, SMALL_G])
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
-def test_clip_is_the_formula(config, clip_skip):
+def test_fact_3_clip_is_the_formula_with_its_own_activation(config, clip_skip):
     model = randomise(build_clip(config))
     ids = ids_for(config, 0, 7, 75)
     hidden, pooled = clip_formula(model.state_dict(), config, ids, clip_skip)
@@ -113,6 +113,15 @@ def test_clip_is_the_formula(config, clip_skip):
     torch.testing.assert_close(states.pooled_unprojected.double(), pooled, rtol=1e-4, atol=1e-5)
     projected = pooled @ model.state_dict()["text_projection.weight"].double().T
     torch.testing.assert_close(states.pooled_projected.double(), projected, rtol=1e-4, atol=1e-5)
+
+
+def test_fact_3_the_other_activation_would_be_seen():
+    ids = ids_for(SMALL_L, 7)
+    right, wrong = (
+        clip_states(randomise(build_clip(replace(SMALL_L, activation=name))), ids, eos=SMALL_L.eos, clip_skip=2).hidden
+        for name in ("quick_gelu", "gelu")
+    )
+    assert (right - wrong).abs().max() > 1e-3 * right.abs().max()
 
 
 def clip_formula(state: dict[str, Tensor], config, ids: Tensor, clip_skip: int) -> tuple[Tensor, Tensor]:
