@@ -31,15 +31,16 @@
     const later = new Set(); // "Not now" holds until the page is opened again
     let drawn = "";
     const draw = () => {
-      const model = easel.modelNamed(easel.form.shared.checkpoint, "checkpoints");
-      const open = model && !later.has(model.id) ? model.questions.filter((question) => question.asks && question.answer === null) : [];
-      const key = JSON.stringify([model && model.id, open]);
+      const { checkpoint, vae } = easel.form.shared;
+      const chosen = [easel.modelNamed(checkpoint, "checkpoints"), vae && easel.modelNamed(vae, "vae")].filter((model) => model && !later.has(model.id));
+      const open = chosen.flatMap((model) => model.questions.filter((question) => question.asks && question.answer === null).map((question) => [model, question]));
+      const key = JSON.stringify(open.map(([model, question]) => [model.id, question]));
       if (key === drawn) return;
       drawn = key;
       element.replaceChildren(...(open.length ? [el("div", { class: "open-question", role: "status" },
-        ...open.map((question) => easel.questionRow(model, question)),
+        el("div", { class: "question-rows" }, ...open.map(([model, question]) => easel.questionRow(model, question))),
         easel.iconButton("Not now", "close", () => {
-          later.add(model.id);
+          open.forEach(([model]) => later.add(model.id));
           draw();
         }))] : []));
     };
