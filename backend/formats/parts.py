@@ -55,8 +55,10 @@ def part_sources(header: Header, parts: Parts, layouts: Mapping[str, Layout]) ->
 
 def layout_of(tensors: Tensors) -> Layout:
     """The naming of a text encoder's keys."""
-    canonical: Layout = "canonical"
-    return next((layout for key, layout in _LAYOUT_KEYS.items() if key in tensors), canonical)
+    for key, layout in _LAYOUT_KEYS.items():
+        if key in tensors:
+            return layout
+    return "canonical"
 
 
 def encoder_configs(parts: Parts, metadata: Mapping[str, str]) -> Mapping[Part, CLIPConfig | T5Config]:
