@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend.errors import BadRequest, DiskFull
+from backend.formats.presets import PRESETS, find_preset
 from backend.request import parse_request
 from backend.settings import Settings
 from webui.cli_bench import bench
@@ -68,13 +69,14 @@ easel.add_command(convert)
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File; its ending says the format."
 )
+@click.option("--preset", metavar="NAME", help=f"Settings for a few-step model: {', '.join(p.name for p in PRESETS)}.")
 @request_options
 @settings_options(*ENGINE_SETTINGS)
 @click.pass_context
-def generate(context: click.Context, prompt: str, output: Path | None, **given: Any) -> None:
+def generate(context: click.Context, prompt: str, output: Path | None, preset: str | None, **given: Any) -> None:
     """Make pictures of PROMPT and print where they are."""
     settings = settings_from({name: given.pop(name) for name in ENGINE_SETTINGS})
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = chosen_fields(preset, given)
     if output is not None:
         fields["image_format"] = _format_of(output, fields.get("image_format"))
     if "extensions" in fields:
@@ -110,6 +112,12 @@ def models(as_json: bool, **given: Any) -> None:
         click.echo("\n".join(model_lines(entries)))
     else:
         click.echo(f"No model files in {settings.models_dir}.")
+
+
+def chosen_fields(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, and what the preset says of the rest. Raises ``BadRequest`` for an unknown preset."""
+    settings = {} if preset is None else find_preset(preset).fields()
+    return settings | {name: value for name, value in given.items() if value is not None}
 
 
 def _generate(

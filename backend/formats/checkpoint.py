@@ -39,6 +39,7 @@ from backend.formats.parts import (
     vae_config,
 )
 from backend.formats.predictions import ALLOWED, told_by_file
+from backend.formats.presets import told_preset, with_preset
 from backend.formats.reader import Header
 from backend.formats.variants import VARIANTS, Source
 
@@ -110,6 +111,10 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
         refusal=refusal,
     )
     info = _hinted(told_by_file(info, header))
+    preset = told_preset(family.name, metadata)
+    if preset is not None:
+        note = f"{preset.label}: the title says so."
+        info = replace(info, defaults=with_preset(info.defaults, preset), notes=(*info.notes, note))
     return replace(info, defaults=easel_metadata.overridden(info.defaults, metadata, "easel.defaults"))
 
 

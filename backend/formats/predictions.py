@@ -97,7 +97,7 @@ def told_by_file(info: CheckpointInfo, header: Header) -> CheckpointInfo:
     return replace(
         told_info,
         sigma_range=told.sigma_range,
-        notes=(*info.notes, *((note,) if told.prediction != "eps" else ())),
+        notes=(*info.notes, *((note,) if told.speaker not in ("default", "weights") else ())),
         questions=(*info.questions, *((_question(told_info),) if is_discrete else ())),
     )
 

@@ -18,7 +18,7 @@ from backend.settings import Settings, load_settings
 from tests.formats.files import published, write_sparse
 from tests.webui.running import ROOT, settings_for
 from webui.cli import starts_page
-from webui.commands import easel
+from webui.commands import chosen_fields, easel
 from webui.studio import engine_environment
 
 
@@ -145,6 +145,10 @@ def test_models_imports_neither_gradio_nor_torch(tmp_path):
         (["a fox", "-o", "fox.png", "--image-format", "webp"], "easel: The file fox.png does not end as a webp does."),
         (["a fox", "--init-image", "/does/not/exist.png"], "does not exist"),
         (["a fox", "--jpeg-quality", "0"], "easel: Setting jpeg_quality is 0"),
+        (
+            ["a fox", "--preset", "lightening-4"],
+            "easel: Preset 'lightening-4' is not known. Did you mean 'lightning-4'",
+        ),
         (["a fox", "--image-format", "gif"], "is not one of 'png', 'jpeg', 'webp'"),
     ],
 )
@@ -167,6 +171,12 @@ def test_python_m_webui_is_the_same_command():
     done = subprocess.run([sys.executable, "-m", "webui", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("easel, version ")
     assert Path(ROOT / "webui" / "__main__.py").is_file()
+
+
+def test_a_preset_fills_what_is_not_given():
+    fields = chosen_fields("lcm-8", {"steps": 6, "sampler": None, "seed": 3})
+    assert fields == {"steps": 6, "cfg_scale": 1.5, "sampler": "lcm", "schedule": "sgm_uniform", "seed": 3}
+    assert chosen_fields(None, {"steps": None}) == {}
 
 
 @pytest.mark.server

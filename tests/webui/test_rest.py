@@ -220,6 +220,14 @@ def test_registry_schema_and_health(here):
     assert here.client.get("/health").json() == {"status": "ok"}
 
 
+def test_presets_are_requests(here):
+    presets = {row["name"]: row for row in here.client.get("/api/v1/presets").json()["presets"]}
+    fields = presets["lightning-4"]["fields"]
+    assert fields == {"steps": 4, "cfg_scale": 1.0, "sampler": "euler", "schedule": "sgm_uniform"}
+    job = here.client.post("/api/v1/jobs", json={"prompt": "a fox", **fields}).json()
+    assert job["request"]["steps"] == 4
+
+
 def test_tokens_are_counted_as_the_checkpoint_counts(here):
     answer = here.client.post("/api/v1/tokens", json={"checkpoint": "xl", "prompt": "a red fox"})
     assert answer.json() == {"used": 3, "capacity": 75}

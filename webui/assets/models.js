@@ -41,7 +41,9 @@
 
   function card(model) {
     const problem = problemOf(model);
-    const facts = [model.variant || easel.familyLabel(model.family), model.made_for && `for ${easel.familyLabel(model.made_for)}`, model.prediction, model.precision].filter(Boolean);
+    const speaker = (model.prediction_source || "default") === "default" ? "" : ` (${model.prediction_source})`;
+    const prediction = model.prediction && model.prediction + speaker;
+    const facts = [model.variant || easel.familyLabel(model.family), model.made_for && `for ${easel.familyLabel(model.made_for)}`, prediction, model.precision].filter(Boolean);
     const files = [...new Set(Object.values(model.files || {}))];
     const trouble = model.settling ? el("div", { class: "model-note" }, "It is incomplete, and was changed a moment ago: looked at again when it rests.")
       : problem ? el("div", { class: "model-problem" }, problem)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
+from webui.parts.presets import presets_list, wire_presets
 from webui.parts.skip_layers import skip_layers_part
 
 
@@ -40,7 +41,9 @@ def sampling_part(
     with gr.Row(elem_classes=["pair"]):
         add("sampler", choices=samplers, elem_id=f"{tab}_sampling", min_width=130)
         add("schedule", choices=schedules, elem_id=f"{tab}_scheduler", min_width=130)
-    add("steps")
+    with gr.Row(elem_classes=["pair"]):
+        add("steps", min_width=180, scale=2)
+        presets = presets_list(tab)
     with gr.Row(elem_classes=["size-row"]):
         with gr.Column(min_width=200, scale=8, elem_classes=["tight"]):
             width = add("width")
@@ -55,6 +58,7 @@ def sampling_part(
     _seed(tab, add)
     skip_layers_part(tab, add)
     _advanced(add, files)
+    wire_presets(presets, fields)
     return fields
 
 

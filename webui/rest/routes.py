@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from backend.errors import BadRequest, Internal, NotFound, UserError
+from backend.formats.presets import PRESETS
 from backend.request import MAX_PROMPT, parse_request, request_schema
 from webui.answers import status_of
 from webui.rest.body import check_names, json_object, text
@@ -24,7 +25,7 @@ from webui.thumbs import thumbnail
 
 log = logging.getLogger(__name__)
 
-ROUTES_HINT = "Known below /api/v1: state, jobs, images, inputs, models, registry, schema, tokens, read."
+ROUTES_HINT = "Known below /api/v1: state, jobs, images, inputs, models, presets, registry, schema, tokens, read."
 MAX_JOBS = 200  # in one list
 FOREVER = "private, max-age=31536000, immutable"  # an id never shows another picture
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -49,6 +50,7 @@ def add_rest(app: FastAPI, studio: Studio) -> None:
         ("POST", "/api/v1/models/answers", models.answer),
         ("GET", "/api/v1/models/{model_id}", models.one),
         ("GET", "/api/v1/models/{model_id}/preview", models.preview),
+        ("GET", "/api/v1/presets", rest.presets),
         ("GET", "/api/v1/registry", rest.registry),
         ("GET", "/api/v1/schema", rest.schema),
         ("POST", "/api/v1/tokens", rest.tokens),
@@ -143,6 +145,11 @@ class Rest:
         """A stored input, as PNG."""
         path = await run_in_threadpool(self._studio.inputs.path, request.path_params["sha256"])
         return FileResponse(path, media_type="image/png", headers={"cache-control": FOREVER})
+
+    async def presets(self, _request: Request) -> Response:
+        """Settings for few-step models: name, label, families, and the request's fields that each sets."""
+        rows = [{"name": p.name, "label": p.label, "families": p.families, "fields": p.fields()} for p in PRESETS]
+        return JSONResponse({"presets": rows})
 
     async def registry(self, _request: Request) -> Response:
         """Samplers and schedules."""
