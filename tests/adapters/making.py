@@ -14,7 +14,6 @@ from backend.formats.configs import Part
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.text.encoders import build_clip, build_t5
-from tests import builders
 from tests.checkpoints import tiny
 from tests.nn.test_published_keys import SDXL, mmdit_config
 
@@ -71,6 +70,3 @@ def tiny_modules(family: str = "sdxl") -> dict[Part, nn.Module]:
 
 def tiny_places(family: str = "sdxl") -> Places:
     return Places(tiny_modules(family))
-
-
-__all__ = ["builders"]

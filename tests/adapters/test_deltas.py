@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +14,6 @@ from tests.adapters.making import numbers
 
 IN, OUT = 24, 32
 TOLERANCE = 3e-6  # of the largest number
-
-lycoris = pytest.importorskip("lycoris.modules", reason="lycoris-lora is in the test extra")
 
 
 def layer_of(shape: str) -> nn.Module:
@@ -88,7 +85,9 @@ LYCORIS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def lycoris_module(layer: nn.Module, kind: str, options: dict[str, Any]) -> Any:
-    module = getattr(lycoris, kind)("name", layer, 1.0, **({"lora_dim": 4, "alpha": 2.0} | options))
+    import lycoris.modules
+
+    module = getattr(lycoris.modules, kind)("name", layer, 1.0, **({"lora_dim": 4, "alpha": 2.0} | options))
     generator = torch.Generator().manual_seed(3)
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -145,26 +144,26 @@ def peft_layer(config: Any, shape: str = "linear") -> tuple[nn.Module, dict[str,
     return own, tensors, merged
 
 
-def _configs() -> dict[str, tuple[Callable[[], Any], str]]:
-    import peft
-
-    return {
-        "lora": (lambda: peft.LoraConfig(r=4, lora_alpha=4, target_modules=["layer"]), "linear"),
-        "lora conv": (lambda: peft.LoraConfig(r=4, lora_alpha=4, target_modules=["layer"]), "conv3"),
-        "dora": (lambda: peft.LoraConfig(r=4, lora_alpha=4, target_modules=["layer"], use_dora=True), "linear"),
-        "dora conv": (lambda: peft.LoraConfig(r=4, lora_alpha=4, target_modules=["layer"], use_dora=True), "conv3"),
-        "loha": (lambda: peft.LoHaConfig(r=4, alpha=4, target_modules=["layer"]), "linear"),
-        "lokr": (lambda: peft.LoKrConfig(r=4, alpha=4, target_modules=["layer"], decompose_factor=4), "linear"),
-        "ia3": (lambda: peft.IA3Config(target_modules=["layer"], feedforward_modules=[]), "linear"),
-        "ia3 inputs": (lambda: peft.IA3Config(target_modules=["layer"], feedforward_modules=["layer"]), "linear"),
-    }
+#: Class of its configuration, options, shape of the layer. Imported in the test: peft takes seconds.
+PEFT: dict[str, tuple[str, dict[str, Any], str]] = {
+    "lora": ("LoraConfig", {"r": 4, "lora_alpha": 4}, "linear"),
+    "lora conv": ("LoraConfig", {"r": 4, "lora_alpha": 4}, "conv3"),
+    "dora": ("LoraConfig", {"r": 4, "lora_alpha": 4, "use_dora": True}, "linear"),
+    "dora conv": ("LoraConfig", {"r": 4, "lora_alpha": 4, "use_dora": True}, "conv3"),
+    "loha": ("LoHaConfig", {"r": 4, "alpha": 4}, "linear"),
+    "lokr": ("LoKrConfig", {"r": 4, "alpha": 4, "decompose_factor": 4}, "linear"),
+    "ia3": ("IA3Config", {"feedforward_modules": []}, "linear"),
+    "ia3 inputs": ("IA3Config", {"feedforward_modules": ["layer"]}, "linear"),
+}
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("case", list(_configs()))
+@pytest.mark.parametrize("case", PEFT)
 def test_kind_matches_peft(case: str):
-    config, shape = _configs()[case]
-    layer, tensors, merged = peft_layer(config(), shape)
+    import peft
+
+    config, options, shape = PEFT[case]
+    layer, tensors, merged = peft_layer(getattr(peft, config)(target_modules=["layer"], **options), shape)
     close(changed(layer, tensors)["weight"], merged)
 
 

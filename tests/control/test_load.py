@@ -237,6 +237,30 @@ def test_a_fresh_network_changes_nothing(config):
     assert all(residual.abs().max() == 0 for residual in residuals)
 
 
+@pytest.mark.parametrize("config", [tiny.CONTROLNET, tiny.CHAINED], ids=["ControlNet", "chained"])
+def test_every_parameter_can_learn(config):
+    control = network(config).requires_grad_(True)
+    if config is tiny.CONTROLNET:
+        hint = control.prepare_hint(numbers(1, 3, 64, 64))
+        got = control(numbers(1, 4, 8, 8), torch.tensor([5.0]), numbers(1, 7, 192), numbers(1, 128 + 6 * 256), hint)
+        residuals = [*got.skips.values(), got.middle]
+    else:
+        x = numbers(1, 16, 8, 8)
+        main = builders.tiny_mmdit(builders.TINY_MMDIT)
+        residuals = control(main, x, torch.tensor([5.0]), numbers(1, 192), control.prepare_hint(x))
+    sum(residual.square().mean() for residual in residuals).backward()
+    assert [name for name, p in control.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_t2i_adapter_for_another_kind_of_checkpoint_is_refused():
+    adapter = network(tiny.T2I_XL)
+    with torch.inference_mode():
+        features = adapter(numbers(1, 3, 64, 64))
+    assert adapter.residuals(features, builders.TINY_UNET).middle is features[-1]
+    with pytest.raises(BadRequest, match="has 4 levels; the checkpoint's U-Net takes 2"):
+        adapter.residuals(features, builders.TINY_UNET_SD1)
+
+
 def test_a_batch_is_its_pictures_one_by_one():
     """Union networks too, whose published code mixed the pictures of a batch."""
     union = network(tiny.UNION)
