@@ -14,6 +14,7 @@ from backend.formats.header import BLOCKS, Header
 from backend.formats.quantised import (
     FORMAT,
     KNOWN,
+    MAX_TEXT,
     SCALES,
     is_companion,
     layer_format,
@@ -118,4 +119,4 @@ def _encoded(weight: Tensor, scale: Tensor | None, format_name: str | None, wher
 
 
 def _text(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()[:10_000]
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()[:MAX_TEXT]

@@ -80,7 +80,7 @@ def checkpoint(header: Header, network: Network, prefix: str, layouts: Mapping[s
     if vae is not None and vae.latent_channels != latent.channels:
         raise ModelCorrupt(f"Its VAE has {vae.latent_channels} channels, its denoiser {latent.channels}.")
     encoders = encoder_configs(parts, metadata)
-    refusal = variant.refusal or quantised.refusal(header.tensors, metadata)
+    refusal = variant.refusal or quantised.refusal(header)
     if not refusal:
         configs: Mapping[Part, Config | None] = {"denoiser": denoiser, "vae": vae, **encoders}
         for part, (_, found) in parts.items():

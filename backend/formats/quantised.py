@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from backend.errors import ModelCorrupt, ModelUnsupported
+from backend.errors import ModelCorrupt, ModelUnsupported, NotFound
+from backend.formats.header import Header
 
 MARKER = "scaled_fp8"
 FORMAT = "comfy_quant"
@@ -28,6 +29,7 @@ KNOWN: Mapping[str, frozenset[str]] = {
 }
 #: What a layer's JSON may say besides; the second chooses between two ways of multiplying on a GPU.
 _OPTIONS = frozenset({"format", "full_precision_matrix_mult"})
+MAX_TEXT = 4096  # bytes of a layer's JSON; known ones have less than 100
 _SECOND_SCALE = ".weight_scale_2"  # nvfp4 alone has two
 _OTHER_VERSION = "Use the fp16, bf16 or fp8 version of the model."
 
@@ -86,12 +88,34 @@ def checked_format(said: object, where: str) -> str:
     return name
 
 
-def refusal(tensors: Mapping[str, object], metadata: Mapping[str, str]) -> str:
-    """One sentence if the header alone shows a format that is not known, else empty."""
+def refusal(header: Header) -> str:
+    """One sentence if the header, or the JSON of a layer, shows a format that is not known; else empty.
+
+    Raises:
+        NotFound: if the file cannot be read any more.
+    """
     try:
-        metadata_formats(metadata, "The file")
+        metadata_formats(header.metadata, "The file")
+        for key, text in _layer_texts(header).items():
+            layer_format(text, key.removesuffix(f".{FORMAT}"))
     except (ModelCorrupt, ModelUnsupported) as error:
         return str(error)
-    if any(key.endswith(_SECOND_SCALE) for key in tensors):
+    if any(key.endswith(_SECOND_SCALE) for key in header.tensors):
         return f"Its weights are stored as nvfp4, which is not known. Known: {', '.join(KNOWN)}. {_OTHER_VERSION}"
     return ""
+
+
+def _layer_texts(header: Header) -> dict[str, bytes]:
+    """The JSON of every layer that has one; hundreds of small reads, a few milliseconds."""
+    places = {key: info for key, info in header.tensors.items() if key.endswith(f".{FORMAT}")}
+    if not places:
+        return {}
+    texts: dict[str, bytes] = {}
+    try:
+        with header.path.open("rb") as file:
+            for key, info in places.items():
+                file.seek(info.offset)
+                texts[key] = file.read(min(info.bytes, MAX_TEXT))
+    except OSError as error:
+        raise NotFound(f"{header.path.name} cannot be read ({error.strerror}).", "Look at the models folder.") from None
+    return texts

@@ -24,6 +24,7 @@ from backend.nn.blocks import DECODERS
 BYTE_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
 #: So many values are decoded at a time: what lies between is small enough for a core's cache.
 RUN = 1 << 17
+DEVICE_RUN = 1 << 24  # on a GPU, where many small kernels would cost more than the memory between them
 _RAW = {2: torch.int16, 4: torch.int32}  # numbers of so many bytes as bits, for NumPy, which knows no bfloat16
 _RAW_PAIR = {2: np.int32, 4: np.int64}
 
@@ -89,7 +90,7 @@ def _round_half(out: Tensor, codes: Tensor) -> None:
 def _decode_blocks(out: Tensor, codes: Tensor, kind: str) -> None:
     decode, flat = DECODERS[kind], out.view(-1)
     values = out.numel() // codes.shape[0]
-    step = RUN // values
+    step = (RUN if codes.device.type == "cpu" else DEVICE_RUN) // values
     for start in range(0, codes.shape[0], step):
         run = codes[start : start + step]
         flat[start * values : (start + run.shape[0]) * values].copy_(decode(run).view(-1))

@@ -207,7 +207,9 @@ def test_int8_with_one_scale_a_tensor_or_a_row(tmp_path, mmdit):
 def test_formats_that_are_not_known_are_refused_by_name(tmp_path, said, words, mmdit):
     state = scaled_fp8(mmdit, "weight_scale")
     state["context_embedder.comfy_quant"] = as_bytes(said)
-    info = info_of(write(tmp_path / "a.safetensors", state, ""))
+    info = detect(read_header(write(tmp_path / "a.safetensors", state, "")))
+    assert isinstance(info, CheckpointInfo)
+    assert words in info.refusal  # when the file is listed, and again if it is loaded all the same
     with pytest.raises(ModelUnsupported, match=words) as caught:
         load_part(info, "denoiser", FLOAT32)
     assert "context_embedder" in str(caught.value)
