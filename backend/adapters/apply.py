@@ -105,7 +105,8 @@ class PatchedWeights:
         parameter.data = rounded
 
     def _check(self, name: str, weight: Tensor) -> None:
-        if not torch.isfinite(weight).all():
+        # The sum of all is finite only if every one is; looking at each takes fifteen times as long.
+        if not torch.isfinite(weight.sum(dtype=torch.float32)):
             raise BadRequest(
                 f"With these adapters {name} grows beyond what its number format can hold.",
                 "Lower their strengths.",
@@ -142,10 +143,15 @@ def applied(modules: Mapping[Part, nn.Module], uses: Sequence[AdapterUse]) -> It
 
 def _changed(own: Tensor, recipe: Recipe) -> Tensor:
     """The checkpoint's own weight, float32, with all changes added; it is left as it is."""
-    changed = own.clone(memory_format=torch.preserve_format)
+    changed: Tensor | None = None
     for placed, strength in recipe:
-        placed.region(changed).add_(placed.of(own, strength))
-    return changed
+        change = placed.of(own, strength)
+        if changed is None and placed.rows is None:
+            changed = own + change
+        else:
+            changed = own.clone(memory_format=torch.preserve_format) if changed is None else changed
+            placed.region(changed).add_(change)
+    return own if changed is None else changed
 
 
 def _recipes(part: Part, uses: Sequence[AdapterUse]) -> dict[str, Recipe]:

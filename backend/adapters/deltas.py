@@ -21,12 +21,12 @@ def lora(weight: Tensor, t: Tensors, scale: float, strength: float) -> Tensor:
 
     Source: Hu et al. 2021, arXiv:2106.09685; the Tucker form of convolutions: Yeh et al. 2023, arXiv:2309.14859.
     """
-    up, down = t["up"].flatten(1), t["down"]
+    up, down = t["up"].flatten(1) * (scale * strength), t["down"]
     if "mid" in t:
         product = torch.einsum("mn...,im,nj->ij...", t["mid"], up, down.flatten(1))
     else:
         product = (up @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
-    return as_shaped(product, weight) * (scale * strength)
+    return as_shaped(product, weight)
 
 
 def loha(weight: Tensor, t: Tensors, scale: float, strength: float) -> Tensor:
