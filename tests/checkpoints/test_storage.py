@@ -7,7 +7,6 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -27,7 +26,7 @@ from backend.nn.unet import UNet
 from backend.text.encoders import build_t5, t5_states
 from tests import builders
 from tests.checkpoints import tiny
-from tests.formats.gguf_files import numbers, random_blocks, write_gguf
+from tests.checkpoints.gguf_networks import as_gguf, llama_cpp_names
 
 FLOAT32 = Arithmetic(torch.float32)
 LOW_MEMORY = Arithmetic(torch.float32, keep_all=True)
@@ -236,24 +235,6 @@ def test_a_scaled_encoder_in_open_clip_naming_is_decoded_for_its_conversion(tmp_
     assert torch.equal(found, state[f"{layer}.weight"].float() * scale)
 
 
-def as_gguf(path: Path, state: dict[str, Tensor], kind: str, prefix: str = "", arch: str = "sd3"):
-    """A network as its GGUF converter writes it: matrices in blocks, convolutions in rows, the rest in float32."""
-    tensors, shapes, values = {}, {}, {}
-    for number, (key, tensor) in enumerate(state.items()):
-        shape, array = tuple(tensor.shape), tensor.float().numpy()
-        if tensor.ndim == 4 and tensor.numel() % 256 == 0 and shape[-1] % 256:
-            shapes[prefix + key] = shape
-            shape = (tensor.numel() // 256, 256)
-        block = {"Q4_0": 32, "Q8_0": 32}.get(kind, 256)
-        if tensor.ndim > 1 and shape[-1] % block == 0 and "pos_embed" not in key:
-            stored = (random_blocks(shape, kind, number), kind)
-        else:
-            stored = (array, "F32")
-        tensors[prefix + key] = stored
-        values[key] = torch.from_numpy(numbers(stored).reshape(tuple(tensor.shape)).astype(np.float32))
-    return write_gguf(path, arch, tensors, shapes=shapes), values
-
-
 @pytest.mark.parametrize("prefix", ["", DENOISER])
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q4_K", "Q6_K"])
 def test_an_mmdit_in_gguf_computes_what_the_package_s_numbers_do(tmp_path, kind, prefix, mmdit):
@@ -277,19 +258,9 @@ def test_a_unet_in_gguf_has_its_convolutions_back(tmp_path, unet):
 
 
 def test_a_t5_in_gguf_runs_under_its_llama_cpp_names(tmp_path):
-    names = {
-        "shared.": "token_embd.", "encoder.final_layer_norm.": "enc.output_norm.", "encoder.block.": "enc.blk.",
-        "layer.0.SelfAttention.relative_attention_bias": "attn_rel_b", "layer.0.SelfAttention.": "attn_",
-        "layer.0.layer_norm": "attn_norm", "layer.1.layer_norm": "ffn_norm", "layer.1.DenseReluDense.wi_0": "ffn_gate",
-        "layer.1.DenseReluDense.wi_1": "ffn_up", "layer.1.DenseReluDense.wo": "ffn_down",
-    }  # fmt: skip
     config = T5Config(256, 2, 4, 64, 512, 400)
     model = builders.randomise(build_t5(config))
-    renamed = {}
-    for key, tensor in model.state_dict().items():
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        renamed[key] = tensor
+    renamed = llama_cpp_names(model.state_dict())
     path, values = as_gguf(tmp_path / "t5.gguf", renamed, "Q4_K", arch="t5encoder")
     header = read_header(path)
     assert measure.t5_config(header.tensors) == config
