@@ -66,7 +66,7 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         }
     elif isinstance(info, EmbeddingInfo):
         rows = [{"part": row.part, "count": row.count, "width": row.width} for row in info.vectors]
-        told |= {"kind": "textual inversion", "vectors": rows}
+        told |= {"kind": "textual inversion", "variant": info.made_for or None, "vectors": rows}
     elif isinstance(info, EncoderInfo):
         told |= {
             "kind": f"{ENCODER_NAMES[info.part]} text encoder",

@@ -163,14 +163,14 @@ class Studio:
         """Tokens used and the room there is (0/75), as the checkpoint's own tokenizer counts. Raises ``UserError``."""
         from backend.text.tokenize import count_tokens  # loads vocabularies: not before somebody asks
 
-        return count_tokens(self.catalog.checkpoint(checkpoint), prompt, words=self._words())
+        return count_tokens(self.catalog.checkpoint(checkpoint), prompt, words=self.embedding_words())
 
     def count_t5_tokens(self, checkpoint: str, prompt: str) -> tuple[int, int] | None:
         """As ``count_tokens``, for T5; None if the checkpoint has none. Raises ``UserError``."""
         from backend.text.tokenize import count_tokens
 
         info = self.catalog.checkpoint(checkpoint)
-        return count_tokens(info, prompt, "t5", words=self._words()) if info.t5 is not None else None
+        return count_tokens(info, prompt, "t5", words=self.embedding_words()) if info.t5 is not None else None
 
     def models_json(self) -> tuple[int, dict[str, Any]]:
         """Every model file as page and REST see it, and the catalog's number that it is of."""
@@ -187,7 +187,8 @@ class Studio:
     def _has_work(self) -> bool:
         return bool(self.store.list(1, states=("queued", "running")))
 
-    def _words(self) -> EmbeddingWords:
+    def embedding_words(self) -> EmbeddingWords:
+        """The embeddings that prompts may name, as far as they are known now."""
         return embedding_words(self.catalog.folder("embeddings", look=False))
 
     def _accept(self, request: GenerationRequest, key: str | None) -> Job:

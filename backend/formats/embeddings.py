@@ -23,6 +23,12 @@ _KEYS: Mapping[str, Part | None] = {
     "emb_params": None,
     "string_to_param.*": None,
 }
+_MADE_FOR: Mapping[frozenset[int], str] = {
+    frozenset({768}): "SD1.5",
+    frozenset({1024}): "SD2",
+    frozenset({768, 1280}): "SDXL",
+    frozenset({768, 1280, 4096}): "SD3",
+}
 _NUMBERS = frozenset({"F16", "BF16", "F32", "F64"})
 _MAX_VECTORS = 1000  # of a lone tensor that nothing but its shape tells; published ones have up to 75
 _LAYER_SUFFIXES = (".weight", ".bias")  # such a lone tensor is a piece of a network, no word
@@ -50,6 +56,11 @@ class EmbeddingInfo:
     path: Path
     name: str
     vectors: tuple[EmbeddingVectors, ...]
+
+    @property
+    def made_for(self) -> str:
+        """The models whose encoders have these widths: "SDXL"; empty for none that is published."""
+        return _MADE_FOR.get(frozenset(rows.width for rows in self.vectors), "")
 
     def for_encoder(self, part: Part, width: int) -> EmbeddingVectors | None:
         """What it has for an encoder of this width, None for nothing that fits."""

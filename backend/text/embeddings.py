@@ -61,11 +61,14 @@ class EmbeddingWords:
         self.stamp = stamp
         self._by_first: dict[str, dict[tuple[str, ...], EmbeddingInfo]] = defaultdict(dict)
         for name, info in embeddings:
-            composed = unicodedata.normalize("NFC", name)  # macOS takes the accents of file names apart
-            atoms = tuple(map(_folded, _ATOM.findall(composed)))
-            if atoms:
+            if atoms := _atoms(name):
                 self._by_first[atoms[0]].setdefault(atoms, info)
         self._lengths = {first: sorted({*map(len, names)}, reverse=True) for first, names in self._by_first.items()}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an embedding goes by this name."""
+        atoms = _atoms(name)
+        return bool(atoms) and atoms in self._by_first.get(atoms[0], {})
 
     def in_plan(self, plan: PromptPlan) -> PromptPlan:
         """The plan with every embedding that it names as a piece of its own."""
@@ -171,6 +174,11 @@ def embedding_notes(
             reads = "reads" if len(blind) == 1 else "read"
             notes.append(f"The embedding {embedding.name} has nothing for {names}, which {reads} its name as words.")
     return tuple(notes)
+
+
+def _atoms(name: str) -> tuple[str, ...]:
+    composed = unicodedata.normalize("NFC", name)  # macOS takes the accents of file names apart
+    return tuple(map(_folded, _ATOM.findall(composed)))
 
 
 def _folded(atom: str) -> str:

@@ -30,6 +30,12 @@ def test_each_trainer_s_file_tells_its_vectors(detected, tensors, expected):
     assert [(row.part, row.count, row.width) for row in info.vectors] == expected
 
 
+def test_the_models_that_it_was_made_for_show_in_the_widths(detected):
+    made_for = {name: detected(tensors).made_for for name, (tensors, _) in FILES.items()}
+    assert [made_for[name] for name in ("SD1", "SD2", "SDXL", "SD3")] == ["SD1.5", "SD2", "SDXL", "SD3"]
+    assert detected({"emb_params": ("F32", [2, 64])}).made_for == ""
+
+
 def test_an_encoder_gets_the_rows_made_for_it_or_of_its_width(detected):
     both = detected(FILES["SDXL"][0])
     assert both.for_encoder("clip_g", 1280).key == "clip_g"

@@ -86,6 +86,13 @@ def test_the_text_stays_the_same_and_weights_are_kept():
     assert [embedding.name for embedding in embeddings_in([parsed, parsed])] == ["toy"]
 
 
+def test_names_are_known_whatever_their_case():
+    words = words_of(named("My Style"))
+    assert "my  STYLE" in words
+    assert "" not in words
+    assert "my" not in words
+
+
 def test_of_two_files_with_one_name_the_first_counts():
     first, second = named("toy", count=1), named("toy", count=5)
     assert embeddings_in([prompt("toy", words_of(first, second))]) == (first,)

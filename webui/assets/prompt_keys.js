@@ -66,6 +66,7 @@
   };
 
   // Typed through the browser, so that its own undo (Ctrl+Z) takes it back.
+  easel.write = write;
   function write(area, change) {
     area.setSelectionRange(change.from, change.to);
     if (!document.execCommand("insertText", false, change.written)) {

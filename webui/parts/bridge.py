@@ -15,6 +15,7 @@ import gradio as gr
 from backend.errors import UserError
 from backend.records.metadata import read_parameters
 from backend.records.registry import Registry
+from backend.text.embeddings import EmbeddingWords
 from webui.form import Control, field_schema, to_components
 from webui.parts import choices
 from webui.parts.known_files import known_files
@@ -82,7 +83,8 @@ class Bridge:
         shared, told = known_files(self.studio, values, facts)
         values, lost = self._without_lost_encoders(values)
         notes += [f"{field_schema(k)['title']} {v!r} is not here; one that fits is taken." for k, v in lost.items()]
-        notify([*notes, *told])
+        gone = ", ".join(lost_embeddings(facts.get("ti_hashes", ""), self.studio.embedding_words()))
+        notify([*notes, *told, *([f"Embeddings that are not here are read as words: {gone}."] if gone else [])])
         return to_components(values, tab.fields) | to_components(shared, self.shared)
 
     def wanted(self, event: gr.EventData) -> Updates:
@@ -136,6 +138,12 @@ def read_text(text: str, registry: Registry) -> tuple[dict[str, Any], list[str]]
     parsed = read_parameters(text, registry)
     left = ", ".join(parsed.leftovers)
     return parsed.fields, [f"Not understood, and left out: {left[:300]}."] if left else []
+
+
+def lost_embeddings(told: object, words: EmbeddingWords) -> list[str]:
+    """Names in A1111's "TI hashes" (``name: hash, name: hash``) that no file here goes by."""
+    names = [pair.rpartition(": ")[0] for pair in str(told).split(", ")]
+    return [name[:80] for name in names if name and name not in words]
 
 
 def _with_value(update: Any, value: Any) -> Any:

@@ -19,6 +19,7 @@ SCRIPTS = (
     "state.js",
     "catalog.js",
     "form.js",
+    "words.js",  # before prompt_keys.js: while its list is open, Esc and the arrows are its own
     "prompt_keys.js",
     "tokens.js",
     "results.js",

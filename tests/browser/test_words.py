@@ -1,0 +1,105 @@
+"""Names of embeddings in the prompt box, what T5 costs beside its switch: in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.formats.files import write_sparse
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+FILES = {
+    "EasyNegative": {"emb_params": ("F32", [8, 768])},
+    "sub/easy (v2)": {"clip_l": ("F16", [4, 768]), "clip_g": ("F16", [4, 1280])},
+    "negativeXL": {"clip_l": ("F16", [2, 768]), "clip_g": ("F16", [2, 1280])},
+    "other/EasyNegative": {"emb_params": ("F32", [1, 768])},
+}
+
+
+@pytest.fixture(scope="module")
+def words(site, chromium):
+    folder = site.data_dir / "models" / "embeddings"
+    for name, tensors in FILES.items():
+        path = folder / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sparse(path, tensors)
+    return site
+
+
+@pytest.fixture
+def here(words, visit):
+    def start(**options):
+        studio = visit(words, **options)
+        studio.page.evaluate("easel.modelsChanged({look: true})")
+        studio.page.wait_for_function("easel.embeddingWords(easel.models).length === 4")
+        return studio
+
+    return start
+
+
+def offered(studio) -> list[str]:
+    return studio.page.locator(".word-list .word").all_inner_texts()
+
+
+def test_names_are_offered_while_one_types_and_tab_takes_the_first(here):
+    studio = here()
+    studio.choose_checkpoint("a-xl")
+    box = studio.page.locator("#txt2img_neg_prompt textarea")
+    box.fill("")
+    box.press_sequentially("bad, easy")
+    assert offered(studio) == ["easy (v2)", "EasyNegative", "other/EasyNegative"]
+    assert studio.page.locator(".word-list .word-facts").first.inner_text() == "SDXL · 4 tokens"
+    assert box.get_attribute("aria-expanded") == "true"
+    box.press("Tab")
+    assert box.input_value() == "bad, easy \\(v2\\)"
+    assert offered(studio) == []
+    studio.page.wait_for_function(
+        "document.querySelector('#txt2img_neg_prompt .token-counter').textContent.startsWith('6/75')"  # bad , and 4
+    )
+
+
+def test_arrows_and_enter_take_another_and_escape_takes_none(here):
+    studio = here()
+    box = studio.page.locator("#txt2img_prompt textarea")
+    box.fill("")
+    box.press_sequentially("a fox, neg")
+    assert offered(studio) == ["negativeXL", "EasyNegative", "other/EasyNegative"]
+    box.press("ArrowDown")
+    box.press("ArrowDown")
+    box.press("Enter")
+    assert box.input_value() == "a fox, EasyNegative"
+    box.press_sequentially(", neg")
+    box.press("Escape")
+    assert offered(studio) == []
+    box.press("Enter")
+    assert box.input_value() == "a fox, EasyNegative, neg\n"
+    box.press_sequentially("x y ne")
+    box.press("Tab")  # a list is open: the word, not the next field
+    assert box.input_value().endswith("x y negativeXL")
+
+
+def test_a_finger_takes_a_name_on_a_phone(here):
+    studio = here(viewport={"width": 390, "height": 844}, has_touch=True)
+    box = studio.page.locator("#txt2img_prompt textarea")
+    box.fill("")
+    box.press_sequentially("easyn")
+    list_box, page = studio.page.locator(".word-list").bounding_box(), studio.page.viewport_size
+    assert list_box["x"] >= 0
+    assert list_box["x"] + list_box["width"] <= page["width"]
+    studio.page.locator(".word-list li").first.tap()
+    assert box.input_value() == "EasyNegative"
+    assert studio.page.evaluate("document.activeElement === document.querySelector('#txt2img_prompt textarea')")
+
+
+def test_what_switching_t5_off_saves_stands_beside_it(here):
+    studio = here()
+    studio.choose_checkpoint("b-sd3")
+    told = studio.page.locator("#txt2img_use_t5 .t5-saves")
+    told.wait_for()
+    models = json.loads(studio.page.evaluate("JSON.stringify(easel.models)"))
+    size = next(model["parts"]["t5"] for model in models if model["name"] == "b-sd3")
+    assert told.inner_text() == f"off saves {size / 2**30:.1f} GiB"
+    studio.choose_checkpoint("a-xl")
+    told.wait_for(state="hidden")

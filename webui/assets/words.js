@@ -1,0 +1,93 @@
+// Names of embeddings while one types a prompt: a list under the box. Tab takes the first, arrows and Enter another.
+(function (easel) {
+  "use strict";
+
+  const { el } = easel;
+  const MOST = 8, LEAST = 2; // names shown, characters typed
+  const list = el("ul", { class: "word-list", role: "listbox", id: "easel_words", "aria-label": "Embeddings" });
+  let words = [], shown = [], marked = -1, area = null, from = 0;
+
+  // A word is a file's bare name; of two with the same one, the later goes by its whole name.
+  easel.embeddingWords = (models) => {
+    const taken = new Set();
+    return models.filter((model) => model.folder === "embeddings" && model.usable).map((model) => {
+      const bare = model.name.split("/").pop(), word = taken.has(bare.toLowerCase()) ? model.name : bare;
+      taken.add(bare.toLowerCase());
+      return { word, made: model.variant || "", count: Math.max(...model.vectors.map((row) => row.count)) };
+    });
+  };
+  easel.on("models", (models) => (words = easel.embeddingWords(models)));
+
+  // Characters that mean something in a prompt stand behind a backslash.
+  const written = (word) => word.replace(/[\\()[\]:|<>]/g, "\\$&");
+
+  function close() {
+    if (area) ["aria-expanded", "aria-controls", "aria-activedescendant"].forEach((name) => area.removeAttribute(name));
+    list.remove();
+    area = null;
+    shown = [];
+  }
+
+  function take(index) {
+    const target = area, word = written(shown[index].word), to = target.selectionStart, start = from;
+    close();
+    target.focus();
+    easel.write(target, { from: start, to, written: word, selection: [start + word.length, start + word.length] });
+  }
+
+  function mark(index) {
+    marked = index;
+    [...list.children].forEach((row, i) => row.setAttribute("aria-selected", String(i === index)));
+    if (index >= 0) {
+      area.setAttribute("aria-activedescendant", list.children[index].id);
+      list.children[index].scrollIntoView({ block: "nearest" });
+    } else area.removeAttribute("aria-activedescendant");
+  }
+
+  function find(box) {
+    const before = box.value.slice(0, box.selectionStart), after = box.value[box.selectionEnd] || "";
+    const typed = box.selectionStart === box.selectionEnd && !/[\p{L}\p{N}_]/u.test(after) ? before.match(/[^\s,()[\]|:<>]+$/) : null;
+    const part = typed ? typed[0].toLowerCase() : "";
+    if (part.length < LEAST) return [];
+    const rank = ({ word }) => (word.toLowerCase().startsWith(part) ? 0 : 1);
+    const found = words.filter(({ word }) => word.toLowerCase().includes(part));
+    if (found.length === 1 && found[0].word.toLowerCase() === part) return []; // it stands there already
+    from = box.selectionStart - part.length;
+    return found.sort((a, b) => rank(a) - rank(b) || a.word.localeCompare(b.word, undefined, { numeric: true })).slice(0, MOST);
+  }
+
+  function offer(box) {
+    const found = find(box);
+    if (!found.length) return close();
+    if (area && area !== box) close();
+    area = box;
+    shown = found;
+    list.replaceChildren(...found.map((entry, index) =>
+      el("li", { role: "option", id: `easel_word_${index}`, "aria-selected": "false", onpointerdown: (event) => event.preventDefault(), onclick: () => take(index) },
+        el("span", { class: "word" }, entry.word),
+        el("span", { class: "word-facts" }, [entry.made, `${entry.count} token${entry.count === 1 ? "" : "s"}`].filter(Boolean).join(" · ")))));
+    area.closest(".prompt-box").append(list);
+    area.setAttribute("aria-expanded", "true");
+    area.setAttribute("aria-controls", list.id);
+    mark(-1);
+    return undefined;
+  }
+
+  const isPrompt = (target) => target.matches && target.matches(".prompt-box textarea");
+  document.addEventListener("input", (event) => isPrompt(event.target) && offer(event.target));
+  document.addEventListener("focusout", (event) => event.target === area && close());
+  document.addEventListener("keydown", (event) => {
+    if (!area || event.target !== area || event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const moves = { ArrowDown: 1, ArrowUp: -1 };
+    if (event.key in moves) mark((marked + moves[event.key] + shown.length + (marked < 0 && event.key === "ArrowUp" ? 1 : 0)) % shown.length);
+    else if (event.key === "Tab" && !event.shiftKey) take(Math.max(0, marked));
+    else if (event.key === "Enter" && marked >= 0) take(marked);
+    else if (event.key === "Escape") close();
+    else {
+      if (event.key.startsWith("Arrow") || event.key === "Home" || event.key === "End") close();
+      return;
+    }
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }, true);
+})(window.easel);
