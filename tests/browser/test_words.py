@@ -52,6 +52,10 @@ def test_names_are_offered_while_one_types_and_tab_takes_the_first(here):
     assert offered(studio) == ["easy (v2)", "EasyNegative", "other/EasyNegative"]
     assert studio.page.locator(".word-list .word-facts").first.inner_text() == "SDXL · 4 tokens"
     assert box.get_attribute("aria-expanded") == "true"
+    last = studio.page.locator(".word-list li").last
+    box_of = last.bounding_box()
+    corner = [box_of["x"] + 5, box_of["y"] + box_of["height"] - 2]  # nothing cuts the list off
+    assert last.evaluate("(row, [x, y]) => row.contains(document.elementFromPoint(x, y))", corner)
     box.press("Tab")
     assert box.input_value() == "bad, easy \\(v2\\)"
     assert offered(studio) == []

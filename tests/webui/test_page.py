@@ -80,6 +80,18 @@ def test_inpaint_without_a_mask_is_refused(studio):
         submit(studio, "inpaint", {"prompt": "a fox", "init_image": stored.sha256, "mask": ""})
 
 
+def test_embeddings_that_are_not_here_are_named():
+    from pathlib import Path
+
+    from backend.formats.embeddings import EmbeddingInfo
+    from backend.text.embeddings import EmbeddingWords
+    from webui.parts.bridge import lost_embeddings
+
+    words = EmbeddingWords([("EasyNegative", EmbeddingInfo(Path("x"), "EasyNegative", ()))])
+    assert lost_embeddings("easynegative: 1234567890ab, toy: 0123456789ab", words) == ["toy"]
+    assert lost_embeddings("", words) == []
+
+
 def test_parameters_text_fills_fields_and_names_what_is_left(studio):
     from webui.parts.bridge import read_text
 
