@@ -75,6 +75,10 @@ class Settings(BaseSettings):
         Literal["auto", "batched", "two passes"],
         Field(description="CFG as one batch of two or as two passes; auto follows device and size."),
     ] = "auto"
+    preview_decoder: Annotated[
+        Literal["auto", "linear"],
+        Field(description="Live previews by a tiny decoder of models/previews, if one fits; or by a linear map."),
+    ] = "auto"
     preview_every: Annotated[int, Field(ge=0, le=150, description="Steps between live previews; 0: none.")] = 1
     jpeg_quality: Annotated[int, Field(ge=1, le=100, description="Quality of JPEG and WebP files.")] = 92
     hash_models: Annotated[

@@ -16,10 +16,10 @@ from typing import Any
 import click
 
 from backend.errors import BadRequest, Internal, ModelUnsafe, UserError
-from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
+from backend.formats.configs import OtherFile
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
-from backend.records.compose import ENCODER_NAMES
+from backend.records.entries import role
 from webui.options import SentenceCommand
 
 CONVERTER = (sys.executable, "-P", "-m", "backend.checkpoints.unpickle")  # -P: never from the folder one stands in
@@ -78,17 +78,10 @@ def report_lines(report: Mapping[str, Any], target: Path) -> list[str]:
     except UserError as error:
         lines.append(f"Easel cannot use it: {error}")
     else:
-        match info:
-            case CheckpointInfo():
-                lines.append(f"It is a checkpoint: {info.variant}. It belongs in models/checkpoints.")
-            case OtherFile():
-                lines.append(info.sentence)
-            case VaeInfo():
-                lines.append("It is a VAE; it belongs in models/vae.")
-            case EncoderInfo():
-                lines.append(f"It is a {ENCODER_NAMES[info.part]} text encoder; it belongs in models/text_encoders.")
-            case _:
-                lines.append("It is a textual inversion; it belongs in models/embeddings.")
+        if isinstance(info, OtherFile):
+            lines.append(info.sentence)
+        else:
+            lines.append("It is a {}; it belongs in models/{}.".format(*role(info)))
     dropped = report["dropped"]
     if dropped:
         lines.append(f"Left out: {len(dropped)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
 from backend.records.compose import ENCODER_NAMES
 from backend.records.hashes import HASH_DIGITS
@@ -82,6 +82,8 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
             "notes": list(info.notes),
             "questions": _questions(entry, info),
         }
+    elif isinstance(info, PreviewInfo):
+        told |= {"kind": "preview decoder", "precision": info.source.precision}
     elif isinstance(info, OtherFile):
         told |= {"kind": info.kind, "made_for": info.family or None}
     return told

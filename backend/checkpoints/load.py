@@ -23,16 +23,19 @@ from backend.formats.configs import (
     MMDiTConfig,
     Part,
     PartSource,
+    PreviewInfo,
     T5Config,
+    TinyDecoderConfig,
     UNetConfig,
     VAEConfig,
     VaeInfo,
 )
 from backend.formats.layout import is_nuisance, part_tensors
+from backend.formats.preview_files import renumbered
 from backend.formats.reader import read_header
 from backend.nn.stored import BYTE_DTYPES, Encoded, Scratch, can_store, store
 
-Config = UNetConfig | MMDiTConfig | VAEConfig | CLIPConfig | T5Config
+Config = UNetConfig | MMDiTConfig | VAEConfig | TinyDecoderConfig | CLIPConfig | T5Config
 Weights = Mapping[str, Tensor | Encoded]
 
 _AGAIN = "Download the file again, or use another one."
@@ -84,6 +87,12 @@ def load_part(info: CheckpointInfo, part: Part, arithmetic: Arithmetic | None = 
 def load_vae_file(info: VaeInfo, arithmetic: Arithmetic | None = None) -> nn.Module:
     """The VAE of a file in models/vae; otherwise as ``load_part``."""
     return _module(info.config, _read(info.source), f"VAE {info.path.name}", arithmetic)
+
+
+def load_preview_decoder(info: PreviewInfo) -> nn.Module:
+    """The tiny decoder of a file in models/previews; otherwise as ``load_part``."""
+    weights = renumbered(_read(info.source), info.offset)
+    return _module(info.config, weights, f"preview decoder {info.path.name}", None)
 
 
 def _read(source: PartSource) -> Weights:
@@ -170,6 +179,10 @@ def _builder(config: Config) -> Callable[[], nn.Module]:
             from backend.nn.vae import VAE
 
             return lambda: VAE(config)
+        case TinyDecoderConfig():
+            from backend.nn.tiny_vae import TinyDecoder
+
+            return lambda: TinyDecoder(config)
         case CLIPConfig():
             from backend.text.encoders import build_clip
 

@@ -25,7 +25,7 @@ from backend.engine.device import choose_device, dtype_name
 from backend.engine.extensions import Extensions
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds, activation_bytes, make_plan
-from backend.engine.preview import preview_jpeg
+from backend.engine.preview import Previews
 from backend.errors import BadRequest, Cancelled, ModelUnsupported, OutOfMemory, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Residents, Step
 from backend.families.table import FAMILIES
@@ -101,6 +101,7 @@ class Engine:
         self.registry: dict[str, Any] = {"schema": SCHEMA, **self.extensions.document()}
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)
+        self.previews = Previews(self.policy)
         self.speeds = Speeds()
         self.prompts = pipeline.PromptCache()
         self.rng = SystemRandom()  # draws the seeds that a request leaves open
@@ -325,7 +326,7 @@ class _Run:
 
     def _step_teller(self, job: pipeline.Job, steps: int) -> pipeline.OnBatchStep:
         batches, before, every = self.batches, self.batches_done, self.engine.settings.preview_every
-        latent_format = pipeline.latent_format(job)
+        preview = self._preview_maker(job) if every else None
         started = time.perf_counter()
 
         def tell(batch: int, state: StepState) -> None:
@@ -341,11 +342,16 @@ class _Run:
                     batch=before + batch,
                     batches=batches,
                     seconds_left=elapsed / done * (whole - done),
-                    preview=preview_jpeg(state.denoised, latent_format) if due else None,
+                    preview=preview(state.denoised) if preview and due else None,
                 )
             )
 
         return tell
+
+    def _preview_maker(self, job: pipeline.Job) -> Callable[[torch.Tensor], str]:
+        engine = self.engine
+        file = engine.catalog.preview_decoder(job.info) if engine.settings.preview_decoder == "auto" else None
+        return engine.previews.maker(pipeline.latent_format(job), file, self.note)
 
     def _finish(
         self, job: pipeline.Job, batch: pipeline.Batch, hashes: dict[str, str], plan: Plan

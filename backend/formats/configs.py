@@ -116,6 +116,14 @@ class T5Config:
 
 
 @dataclass(frozen=True)
+class TinyDecoderConfig:
+    """The tiny decoder of live previews."""
+
+    latent_channels: int
+    width: int
+
+
+@dataclass(frozen=True)
 class LatentConstants:
     """Denoiser units are (raw latent - shift) * scale; the factors make a rough RGB preview in [-1, 1].
 
@@ -272,6 +280,21 @@ class EncoderInfo:
     def precision(self) -> str:
         """Its number format."""
         return self.source.precision
+
+
+@dataclass(frozen=True)
+class PreviewInfo:
+    """A tiny decoder for live previews (models/previews).
+
+    Attributes:
+        offset: how much lower its layers are counted in the file than in our network.
+    """
+
+    path: Path
+    name: str
+    config: TinyDecoderConfig
+    source: PartSource
+    offset: int = 0
 
 
 @dataclass(frozen=True)

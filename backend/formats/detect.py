@@ -10,7 +10,7 @@ from __future__ import annotations
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
 from backend.formats.checkpoint import checkpoint
-from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.encoder_files import encoder_file
 from backend.formats.families import NETWORKS
@@ -18,6 +18,7 @@ from backend.formats.kinds import Keys, Kind, family_of, first_kind
 from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE
 from backend.formats.naming import in_our_names
 from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS
+from backend.formats.preview_files import preview_file
 from backend.formats.reader import Header
 from backend.formats.vae_files import vae_info
 
@@ -27,7 +28,7 @@ _VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight", "decoder.mid.bl
 _VOWEL_SOUNDS = ("A", "E", "IP", "LTX", "SD", "inpainting", "upscaler")  # of the kinds' names: "an SDXL refiner"
 
 
-def detect(header: Header) -> CheckpointInfo | VaeInfo | EncoderInfo | EmbeddingInfo | OtherFile:
+def detect(header: Header) -> CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | OtherFile:
     """Family, variant and configuration of a file, or what else it is.
 
     Raises:
@@ -49,8 +50,8 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EncoderInfo | Embedding
             if all(prefix + key in header.tensors for key in _VAE_KEYS):
                 vae = vae_info(header, prefix, layouts)
                 return _other(header, vae) if isinstance(vae, Kind) else vae
-        if encoder := encoder_file(header):
-            return encoder
+        if other := encoder_file(header) or preview_file(header):
+            return other
     except ModelCorrupt as error:
         raise ModelCorrupt(f"{header.path.name}: {error.what}", error.todo) from None
     keys = Keys({key.removeprefix(DENOISER): info for key, info in header.tensors.items()})

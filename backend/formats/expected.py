@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from backend.formats.configs import CLIPConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
+from backend.formats.configs import CLIPConfig, MMDiTConfig, T5Config, TinyDecoderConfig, UNetConfig, VAEConfig
 
 Config = UNetConfig | MMDiTConfig | VAEConfig | CLIPConfig | T5Config
 Shapes = dict[str, tuple[int, ...]]
@@ -52,6 +52,18 @@ def expected_open_clip(config: CLIPConfig) -> Shapes:
     if config.projection_dim is not None:
         shapes["text_projection"] = (width, config.projection_dim)
     return shapes
+
+
+def expected_tiny_decoder(config: TinyDecoderConfig) -> Shapes:
+    """The preview decoder's keys and shapes: three stages of three blocks and an upsampling, one block, the image."""
+    width = config.width
+    shapes: Shapes = {"1.weight": (width, config.latent_channels, 3, 3), "1.bias": (width,)}
+    for block in (3, 4, 5, 8, 9, 10, 13, 14, 15, 18):
+        for layer in (0, 2, 4):
+            shapes[f"{block}.conv.{layer}.weight"] = (width, width, 3, 3)
+            shapes[f"{block}.conv.{layer}.bias"] = (width,)
+    shapes |= {f"{layer}.weight": (width, width, 3, 3) for layer in (7, 12, 17)}
+    return shapes | {"19.weight": (3, width, 3, 3), "19.bias": (3,)}
 
 
 def _unet(config: UNetConfig) -> Shapes:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound, UserError, unknown_name
 from backend.formats.answers import check_answer
-from backend.formats.configs import CheckpointInfo, EncoderInfo, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, PreviewInfo, VaeInfo
 from backend.formats.detect import detect
 from backend.formats.folders import detect_folder
+from backend.formats.preview_files import decoder_for
 from backend.formats.reader import read_header
 from backend.records.answers import ModelAnswers
 from backend.records.compose import FILE_FIELDS, fitting_vae, lacks_encoders, with_encoders
@@ -319,6 +320,13 @@ class Catalog:
         if not isinstance(info, CheckpointInfo) or info.vae is None:
             raise ModelUnsupported(f"{entry.name} has no VAE in it.", "Choose another.", field="vae")
         return VaeInfo(info.path, VAE_OF + entry.name, info.vae, info.latent, info.sources["vae"])
+
+    def preview_decoder(self, info: CheckpointInfo) -> PreviewInfo | None:
+        """The tiny decoder in models/previews that shows a checkpoint's latents; None if there is none."""
+        entries = [self._seen(file) for file in self._in_folder("previews")]
+        return decoder_for(
+            info, [replace(e.info, name=e.name) for e in entries if e.usable and isinstance(e.info, PreviewInfo)]
+        )
 
     def _fitting_vae(self, info: CheckpointInfo) -> VaeInfo | None:
         entries = [self._seen(file) for file in self._in_folder("vae")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backend.errors import ModelUnsupported, UserError
 from backend.formats.answers import answered
-from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
+from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
 from backend.records.compose import ENCODER_NAMES, completed, lacks_encoders, missing_sentence
 from backend.records.places import Folder, Place
@@ -19,13 +19,14 @@ from backend.records.walk import Found
 
 MAX_NAME = 255
 
-Info = CheckpointInfo | VaeInfo | EncoderInfo | EmbeddingInfo | OtherFile
+Info = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | OtherFile
 #: What a request may name in a folder.
 _USED: Mapping[str, type] = {
     "checkpoints": CheckpointInfo,
     "vae": VaeInfo,
     "text_encoders": EncoderInfo,
     "embeddings": EmbeddingInfo,
+    "previews": PreviewInfo,
 }
 
 
@@ -127,7 +128,7 @@ def refusal(entry: ModelEntry, about: str) -> UserError:
 
 def _sentence(info: Info, folder: Folder, encoders: Sequence[EncoderInfo]) -> str:
     """What is wrong with a readable file where it lies; empty if nothing."""
-    kind, home = _role(info)
+    kind, home = role(info)
     if home and home != folder:
         return f"This is a {kind}; it belongs in models/{home}."
     if isinstance(info, OtherFile):
@@ -137,11 +138,14 @@ def _sentence(info: Info, folder: Folder, encoders: Sequence[EncoderInfo]) -> st
     return info.refusal or missing_sentence(info, encoders)
 
 
-def _role(info: Info) -> tuple[str, str]:
+def role(info: Info) -> tuple[str, str]:
+    """What a file is called, and the folder where it belongs (empty: nowhere)."""
     if isinstance(info, CheckpointInfo):
         return f"checkpoint ({info.variant})", "checkpoints"
     if isinstance(info, EmbeddingInfo):
         return "textual inversion", "embeddings"
+    if isinstance(info, PreviewInfo):
+        return "preview decoder", "previews"
     if isinstance(info, EncoderInfo):
         return f"{ENCODER_NAMES[info.part]} text encoder", "text_encoders"
     return ("VAE", "vae") if isinstance(info, VaeInfo) else (info.kind, info.belongs_in)

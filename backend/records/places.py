@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Folder = Literal["checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers"]
+Folder = Literal["checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers", "previews"]
 FOLDERS: tuple[Folder, ...] = (
-    "checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers"
+    "checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers", "previews"
 )  # fmt: skip
 
 
@@ -26,5 +26,5 @@ class Place:
 
 
 def own_places(models_dir: Path) -> list[Place]:
-    """The folders below our own models folder."""
-    return [Place(folder, models_dir / folder) for folder in FOLDERS]
+    """The folders below our own models folder; previews may lie under ComfyUI's name for them, too."""
+    return [*(Place(folder, models_dir / folder) for folder in FOLDERS), Place("previews", models_dir / "vae_approx")]

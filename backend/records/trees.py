@@ -32,6 +32,7 @@ A1111_FOLDERS: Mapping[str, Folder] = {
     "RealESRGAN": "upscalers",
     "SwinIR": "upscalers",
     "DAT": "upscalers",
+    "VAE-approx": "previews",
 }
 #: ComfyUI's kinds, old names too -> ours.
 COMFY_FOLDERS: Mapping[str, Folder] = {
@@ -46,12 +47,13 @@ COMFY_FOLDERS: Mapping[str, Folder] = {
     "controlnet": "controlnet",
     "t2i_adapter": "controlnet",
     "upscale_models": "upscalers",
+    "vae_approx": "previews",
 }
 #: What else ComfyUI's file may name, and Easel has no use for.
 _COMFY_OTHERS = frozenset(
     {
         "base_path", "is_default", "clip_vision", "configs", "custom_nodes", "diffusers", "gligen", "hypernetworks",
-        "photomaker", "style_models", "vae_approx", "classifiers", "model_patches", "audio_encoders",
+        "photomaker", "style_models", "classifiers", "model_patches", "audio_encoders",
         "latent_upscale_models", "download_model_base",
     }
 )  # fmt: skip
