@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import gguf
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from tests.formats.gguf_files import numbers, random_blocks, write_gguf
@@ -38,7 +40,10 @@ def as_gguf(
     arch: str = "sd3",
     texts: Mapping[str, object] | None = None,
 ) -> tuple[Path, dict[str, Tensor]]:
-    """Matrices in random blocks, convolutions in rows, the rest in float32; what they are in float32 beside it."""
+    """Matrices in random blocks, convolutions in rows, the rest in float32; what they are in float32 beside it.
+
+    With F16 or BF16 everything is in that format and nothing is random.
+    """
     tensors: dict[str, tuple[np.ndarray, str]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     values: dict[str, Tensor] = {}
@@ -48,7 +53,9 @@ def as_gguf(
             shapes[prefix + key] = shape
             shape = (tensor.numel() // 256, 256)
         block = {"Q4_0": 32, "Q8_0": 32}.get(kind, 256)
-        if tensor.ndim > 1 and shape[-1] % block == 0 and "pos_embed" not in key:
+        if kind in ("F16", "BF16"):
+            stored = (gguf.quantize(array, GGMLQuantizationType[kind]), kind)
+        elif tensor.ndim > 1 and shape[-1] % block == 0 and "pos_embed" not in key:
             stored = (random_blocks(shape, kind, number), kind)
         else:
             stored = (array, "F32")

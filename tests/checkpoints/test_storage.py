@@ -246,6 +246,17 @@ def test_an_mmdit_in_gguf_computes_what_the_package_s_numbers_do(tmp_path, kind,
     assert torch.equal(mmdit_output(network), mmdit_output(reference))
 
 
+@pytest.mark.parametrize(("kind", "precision"), [("F16", "fp16"), ("BF16", "bf16")])
+def test_half_precision_in_gguf_is_like_half_precision_anywhere(tmp_path, kind, precision, mmdit):
+    path, values = as_gguf(tmp_path / "a.gguf", mmdit, kind)
+    info = info_of(path)
+    assert info.precision == precision
+    for how in (FLOAT32, LOW_MEMORY):
+        network = load_part(info, "denoiser", how)
+        assert (stored_layers(network) > 0) == how.keep_all
+        assert torch.equal(mmdit_output(network), mmdit_output(mmdit_of(values)))
+
+
 def test_a_unet_in_gguf_has_its_convolutions_back(tmp_path, unet):
     path, values = as_gguf(tmp_path / "a.gguf", unet, "Q4_K", arch="sdxl")
     network = load_part(info_of(path), "denoiser", FLOAT32)
