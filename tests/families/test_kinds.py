@@ -1,4 +1,4 @@
-"""SD1 and SD2 end to end: txt2img, img2img, inpaint by masking, and what belongs to them alone."""
+"""Every kind of U-Net checkpoint end to end: txt2img, img2img, inpaint by masking; what is SD1's and SD2's alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from backend.diffusion.samplers import SAMPLERS
 from backend.engine.engine import Engine
 from backend.errors import BadRequest
 from tests.families.conftest import job_for, run_pipeline
 from tests.families.test_against_diffusers import ask
 
-BOTH = pytest.mark.parametrize("name", ["sd1", "sd2", "sd2-v"])
+KINDS = pytest.mark.parametrize("name", ["sd1", "sd2", "sd2-v", "sdxl-v-zsnr", "cosxl", "playground"])
 SIDE = 64
 
 
@@ -31,7 +32,7 @@ def picture(engine: Engine) -> tuple[str, Image.Image]:
     return engine.inputs.store(png(image)).sha256, image
 
 
-@BOTH
+@KINDS
 def test_txt2img_makes_a_picture_that_its_prompt_and_seed_decide(engine: Engine, name: str):
     one, same, other, seed = (
         np.asarray(engine.generate(ask(name, width=SIDE, height=SIDE, **fields)).pictures[0].image, dtype=np.int16)
@@ -43,7 +44,7 @@ def test_txt2img_makes_a_picture_that_its_prompt_and_seed_decide(engine: Engine,
     assert (one != seed).any()
 
 
-@BOTH
+@KINDS
 def test_img2img_starts_from_the_picture(engine: Engine, name: str, picture: tuple[str, Image.Image]):
     sha256, _ = picture
     weak, strong = (
@@ -54,7 +55,7 @@ def test_img2img_starts_from_the_picture(engine: Engine, name: str, picture: tup
     assert (weak != strong).any()
 
 
-@BOTH
+@KINDS
 def test_inpainting_by_masking_keeps_what_is_not_masked(engine: Engine, name: str, picture: tuple[str, Image.Image]):
     sha256, image = picture
     mask = Image.new("L", image.size)
@@ -90,3 +91,9 @@ def test_long_prompts_and_and_work_with_one_encoder(engine: Engine):
     ours = run_pipeline(engine, ask("sd1", prompt="a fox AND a hat :0.5, " + "red fox, " * 30, steps=2))
     assert len(ours.prompting.cond) == 2
     assert {part.at(0).tokens for part in ours.prompting.cond} > {77}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", ["cosxl", "playground"])
+def test_every_sampler_runs_on_an_edm_model(engine: Engine, name: str, sampler: str):
+    assert engine.generate(ask(name, sampler=sampler, width=SIDE, height=SIDE, steps=3)).pictures
