@@ -139,6 +139,25 @@ class GenerationRequest:
         Field(title="Zero terminal SNR", description="Noise levels up to pure noise; nothing: as the file says."),
     ] = None
 
+    refiner: Annotated[
+        Name, Field(title="Refiner", description="Checkpoint that makes the last part of the steps; empty: none.")
+    ] = ""
+    refiner_switch: Annotated[
+        float,
+        Field(ge=0.0, le=1.0, title="Switch at", description="How far down the noise the refiner takes over.",
+              json_schema_extra={"step": 0.01}),
+    ] = 0.8  # fmt: skip
+    aesthetic_score: Annotated[
+        float,
+        Field(ge=0.0, le=10.0, title="Aesthetic score", description="What the SDXL refiner is told of the prompt.",
+              json_schema_extra={"step": 0.1}),
+    ] = 6.0  # fmt: skip
+    negative_aesthetic_score: Annotated[
+        float,
+        Field(ge=0.0, le=10.0, title="Negative aesthetic score",
+              description="What the SDXL refiner is told of the negative prompt.", json_schema_extra={"step": 0.1}),
+    ] = 2.5  # fmt: skip
+
     width: Annotated[Side | None, Field(title="Width", description="Pixels.")] = None
     height: Annotated[Side | None, Field(title="Height", description="Pixels.")] = None
     steps: Annotated[int | None, Field(ge=1, le=150, title="Sampling steps")] = None
@@ -163,6 +182,12 @@ class GenerationRequest:
     guidance_end: Annotated[
         Fraction, Field(title="Guidance to", description="Share of the steps after which guidance ends.")
     ] = 1.0
+    image_cfg_scale: Annotated[
+        float,
+        Field(ge=0.0, le=10.0, title="Image CFG scale",
+              description="Instruct-pix2pix: how strongly the picture steers; 1 leaves it to the prompt.",
+              json_schema_extra={"step": 0.05}),
+    ] = 1.5  # fmt: skip
     skip_layers: Annotated[
         str, Field(max_length=200, title="Skip layers", description="SD3.5: layers left out by skip-layer guidance.")
     ] = "7, 8, 9"

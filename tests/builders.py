@@ -31,6 +31,7 @@ TINY_UNET = UNetConfig(
     label_dim=128 + 6 * 256,  # pooled CLIP-G + six sinusoids
 )
 TINY_UNET_INPAINT = replace(TINY_UNET, in_channels=9)
+TINY_UNET_EDIT = replace(TINY_UNET, in_channels=8)
 TINY_UNET_SD1 = UNetConfig(
     in_channels=4,
     out_channels=4,
@@ -125,15 +126,21 @@ def tiny_t5_tokenizer(size: int = 400) -> str:
     return _tokenizer_json([*marks, *_characters(), *(f"<unused {n}>" for n in range(unused))], unknown="<unk>")
 
 
-def tiny_checkpoint(path: Path, family: Family, seed: int = 0, **options: object) -> Path:
-    """Write a whole tiny checkpoint (6 MB) that generates pictures; ``options`` go to ``write_checkpoint``."""
+def tiny_checkpoint(
+    path: Path, family: Family, seed: int = 0, denoiser: UNetConfig | None = None, **options: object
+) -> Path:
+    """Write a whole tiny checkpoint (6 MB) that generates pictures; ``options`` go to ``write_checkpoint``.
+
+    ``denoiser``: another U-Net than the family's tiny one.
+    """
     from backend.checkpoints.save import write_checkpoint
     from tests.checkpoints.tiny import tiny_metadata, tiny_modules
 
     metadata = tiny_metadata(family) | {"easel.tokenizer_clip": tiny_clip_tokenizer()}
     if family == "sd3":
         metadata["easel.tokenizer_t5"] = tiny_t5_tokenizer()
-    write_checkpoint(path, family=family, modules=tiny_modules(family, seed), metadata=metadata, **options)  # type: ignore[arg-type]
+    modules = tiny_modules(family, seed) | ({} if denoiser is None else {"denoiser": tiny_unet(denoiser, seed)})
+    write_checkpoint(path, family=family, modules=modules, metadata=metadata, **options)  # type: ignore[arg-type]
     return path
 
 

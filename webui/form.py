@@ -28,15 +28,21 @@ _UNETS = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 FAMILIES_OF: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("shift", "use_t5", "prompt_t5", "t5_full_length", "t5_zeros", "emphasis_t5"), ("sd3",)),
     **dict.fromkeys(
-        ("original_width", "original_height", "crop_left", "crop_top", "target_width", "target_height"), ("sdxl",)
+        ("original_width", "original_height", "crop_left", "crop_top", "aesthetic_score", "negative_aesthetic_score"),
+        ("sdxl", "sdxl_refiner"),
     ),
+    **dict.fromkeys(("target_width", "target_height"), ("sdxl",)),
     **dict.fromkeys(_SKIP_LAYERS, ("sd3",)),
-    **dict.fromkeys(("prompt_clip_l", "prompt_clip_g"), ("sdxl", "sd3")),
     "clip_l_file": ("sd1", "sdxl", "sd3"),
     "clip_g_file": ("sdxl", "sdxl_refiner", "sd3"),
     "t5_file": ("sd3",),
+    "prompt_clip_l": ("sdxl", "sd3"),
+    "prompt_clip_g": ("sdxl", "sdxl_refiner", "sd3"),
     **dict.fromkeys(("prediction", "zero_terminal_snr"), _UNETS),
 }
+
+# Fields that only models with such inputs beside the noisy latent read (``backend/formats/inputs.py``).
+INPUTS_OF: Mapping[str, str] = {"image_cfg_scale": "edit"}
 
 
 def field_schema(field: str) -> dict[str, Any]:
@@ -61,6 +67,7 @@ def component(
     schema = field_schema(field)
     value = schema.get("default") if value is None else value
     classes = [*options.pop("elem_classes", ()), *(f"only-{family}" for family in FAMILIES_OF.get(field, ()))]
+    classes += [f"reads-{INPUTS_OF[field]}"] if field in INPUTS_OF else []
     elem_id = f"{tab}_{field}" if tab else field
     options = {"label": schema["title"], "elem_classes": classes, "elem_id": elem_id, **options}
     if choices is not None:
@@ -107,9 +114,13 @@ def to_request(values: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def for_family(fields: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The fields without those that only another family reads."""
-    return {field: value for field, value in fields.items() if family in FAMILIES_OF.get(field, (family,))}
+def for_family(fields: Mapping[str, Any], family: str, inputs: str = "none") -> dict[str, Any]:
+    """The fields without those that only another family, or a model with other inputs, reads."""
+    return {
+        field: value
+        for field, value in fields.items()
+        if family in FAMILIES_OF.get(field, (family,)) and inputs == INPUTS_OF.get(field, inputs)
+    }
 
 
 def to_components(fields: Mapping[str, Any], components: Mapping[str, Control]) -> dict[Control, Any]:

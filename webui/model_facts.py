@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
+from backend.formats.inputs import extra_inputs
 from backend.records.compose import ENCODER_NAMES
 from backend.records.hashes import HASH_DIGITS
 
@@ -39,6 +40,7 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "kind": None,
         "family": None,
         "made_for": None,
+        "inputs": None,
         "variant": None,
         "precision": None,
         "prediction": None,
@@ -54,6 +56,7 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         told |= {
             "kind": "checkpoint",
             "family": info.family,
+            "inputs": extra_inputs(info.denoiser),
             "variant": info.variant,
             "precision": info.precision,
             "prediction": info.prediction,

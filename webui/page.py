@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from backend.errors import BadRequest, UserError
+from backend.formats.inputs import extra_inputs
 from backend.request import parse_request
 from webui.form import Control, for_family, help_texts, to_request
 from webui.parts.bridge import Bridge
@@ -67,8 +68,8 @@ def submit(studio: Studio, tab: str, values: dict[str, Any]) -> None:
         raise BadRequest(f"{tab} needs a picture to start from.", "Drop one on the picture box, or send a result here.")
     elif tab == "inpaint" and "mask" not in fields:
         raise BadRequest("Nothing is painted yet.", "Paint over what should be made anew.", field="mask")
-    family = studio.catalog.checkpoint(fields.get("checkpoint", "")).family
-    studio.submit(parse_request(for_family(fields, family)), key=key)
+    info = studio.catalog.checkpoint(fields.get("checkpoint", ""))
+    studio.submit(parse_request(for_family(fields, info.family, extra_inputs(info.denoiser))), key=key)
 
 
 def _wire_tab(tab: GenerationTab, studio: Studio, bar: QuickBar, hidden: dict[str, Control]) -> None:

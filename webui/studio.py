@@ -196,7 +196,16 @@ class Studio:
         init_size = self.inputs.size(request.init_image) if request.init_image else None
         if request.mask:
             self._check_mask(request.mask, init_size)
-        resolved = resolve(request, info, self._registry, vae=vae, init_size=init_size, rng=random.SystemRandom())
+        refiner = self.catalog.refiner(request.refiner) if request.refiner else None
+        resolved = resolve(
+            request,
+            info,
+            self._registry,
+            vae=vae,
+            refiner=refiner,
+            init_size=init_size,
+            rng=random.SystemRandom(),
+        )
         return self.store.submit(resolved.request, key, notes=resolved.notes)
 
     def _sweep(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -47,6 +48,26 @@ def keep_unmasked(denoise: Denoiser, mask: Tensor, init_latent: Tensor) -> Denoi
         return composite(denoise(x, sigma), init_latent, mask)
 
     return masked
+
+
+def inpaint_inputs(pixels: Tensor, mask: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
+    """What an inpainting U-Net reads behind the noisy latent: the mask, then the latent of the picture without it.
+
+    Masked is what is so by half or more; those pixels are grey in the picture, and of the mask every eighth pixel is
+    taken, both as in the reference.
+
+    Args:
+        pixels: (1, 3, H, W) in [-1, 1].
+        mask: (1, 1, H, W) in [0, 1], 1 = repaint.
+        encode: to latents (1, C, h, w) in denoiser units.
+    Returns:
+        (1, 1 + C, h, w).
+    Source: diffusers, pipeline_stable_diffusion_xl_inpaint.py, prepare_mask_latents; A1111, modules/processing.py.
+    """
+    hidden = (mask >= 0.5).to(pixels.dtype)
+    latent = encode(pixels * (1 - hidden))
+    cells = F.interpolate(hidden, size=latent.shape[-2:], mode="nearest")
+    return torch.cat([cells.to(latent), latent], dim=1)
 
 
 def fill_masked(init_latent: Tensor, mask: Tensor, content: LatentContent, noise: Tensor) -> Tensor:

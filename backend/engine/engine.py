@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
+from backend.diffusion.denoiser import Batching
 from backend.diffusion.registry import SCHEMA
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
@@ -26,6 +28,7 @@ from backend.engine.extensions import Extensions
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds, activation_bytes, make_plan
 from backend.engine.preview import Previews
+from backend.engine.shares import Share, branches_at_once, shares_of, with_refiner
 from backend.errors import BadRequest, Cancelled, ModelUnsupported, OutOfMemory, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Residents, Step
 from backend.families.table import FAMILIES
@@ -141,11 +144,15 @@ class Engine:
                 raise self._out_of_memory(run.request or request) from error
             raise
 
-    def batching(self, request: GenerationRequest) -> pipeline.Batching:
-        """CFG as one batch or two passes: by setting, else by device and size, never by what memory is free."""
+    def batching(self, request: GenerationRequest, *, branches: int = 2) -> Batching:
+        """Guidance as one batch or a pass for each branch: by setting, else by device and size, never by free memory.
+
+        Args:
+            branches: that would go into one call.
+        """
         if self.settings.guidance_batching != "auto":
             return self.settings.guidance_batching
-        pixels = (request.width or 0) * (request.height or 0) * request.batch_size
+        pixels = (request.width or 0) * (request.height or 0) * request.batch_size * branches / 2
         return "two passes" if self.policy.device.type == "cpu" and pixels > BATCHED_PIXELS else "batched"
 
     def _out_of_memory(self, request: GenerationRequest) -> OutOfMemory:
@@ -227,7 +234,9 @@ class _Run:
         request = self.request = job.request
         sigmas = pipeline.sigmas_of(job)
         steps = len(sigmas) - 1
-        plan = self._plan(job, steps)
+        shares = shares_of(job, sigmas)
+        self._tell_shares(job, shares)
+        plan = self._plan(job, shares, steps)
         self.on_event(Planned(job=self.job, plan=plan))
         engine.manager.drop(engine.manager.switched_off(job.info, request))
         hashes = _HashInBackground(engine.catalog, job)
@@ -238,15 +247,15 @@ class _Run:
         embeddings = self._embedding_facts(prompting)
         start = pipeline.prepare_start(job, engine.manager)
         pictures: list[Picture] = []
-        on_step = self._step_teller(job, steps)
+        ends: list[float] = []  # when each checkpoint had made its steps of the batch, but the last
+        on_step = self._step_teller(job, shares, ends)
         batch_started = time.perf_counter()
         for index, seeds, latents in pipeline.sample_batches(job, engine.manager, prompting, start, sigmas, on_step):
-            engine.speeds.learn(
-                job.info.name,
-                plan.model_calls // request.batch_count,
-                (request.width or 0) * (request.height or 0),
-                time.perf_counter() - batch_started,
-            )
+            pixels = (request.width or 0) * (request.height or 0)
+            marks = [batch_started, *ends, time.perf_counter()]
+            for share, (begin, end) in zip(shares, pairwise(marks), strict=True):
+                engine.speeds.learn(share.job.info.name, share.calls // request.batch_count, pixels, end - begin)
+            ends.clear()
             images = pipeline.decode_latents(job, engine.manager, latents)
             batch = pipeline.finish_batch(start, index, seeds, images)
             pictures += self._finish(job, batch, hashes.wait(self.note) | embeddings, plan)
@@ -266,10 +275,17 @@ class _Run:
     def _prepare(self, request: GenerationRequest) -> pipeline.Job:
         engine = self.engine
         info, vae = engine.catalog.asked_by(request)
+        refiner = engine.catalog.refiner(request.refiner) if request.refiner else None
         image = engine.inputs.load(request.init_image) if request.init_image else None
         mask = engine.inputs.load_mask(request.mask) if request.mask else None
         resolved = resolve(
-            request, info, engine.registry, rng=engine.rng, init_size=image.size if image else None, vae=vae
+            request,
+            info,
+            engine.registry,
+            rng=engine.rng,
+            init_size=image.size if image else None,
+            vae=vae,
+            refiner=refiner,
         )
         for note in resolved.notes:
             self.note(note)
@@ -282,7 +298,7 @@ class _Run:
             mask = mask.resize(image.size, Image.Resampling.BILINEAR)
         if mask is not None and request.invert_mask:
             mask = ImageOps.invert(mask)
-        return pipeline.Job(
+        job = pipeline.Job(
             request=request,
             info=info,
             vae=vae,
@@ -290,7 +306,7 @@ class _Run:
             prediction=family.prediction(info, request),
             init_image=image,
             mask=mask,
-            batching=engine.batching(request),
+            batching=engine.batching(request, branches=branches_at_once(info)),
             check=self.check,
             on_note=self.note,
             words=embedding_words(engine.catalog.folder("embeddings")),
@@ -298,21 +314,42 @@ class _Run:
             schedules=engine.extensions.schedules,
             values=engine.extensions.values(request),
         )
+        return job if refiner is None else with_refiner(job, refiner)
 
-    def _plan(self, job: pipeline.Job, steps: int) -> Plan:
+    def _tell_shares(self, job: pipeline.Job, shares: Sequence[Share]) -> None:
+        """Say it when a refiner was asked for and one of the two has nothing to do."""
+        if job.refiner is not None and len(shares) < 2:
+            idle = job.refiner if shares[0].job is job else job
+            self.note(
+                f"{idle.info.name} makes none of the steps: at {job.request.refiner_switch:g} the refiner takes over "
+                f"{'after the last' if idle is job.refiner else 'before the first'} of them."
+            )
+
+    def _plan(self, job: pipeline.Job, shares: Sequence[Share], steps: int) -> Plan:
         engine, info, request = self.engine, job.info, job.request
         vae_info: CheckpointInfo | VaeInfo = job.vae or info
-        known = engine.prompts.holds(job, engine.manager, steps)
-        encoders = () if known else job.family.text_parts(info, request)
-        parts = [engine.manager.key(info, part) for part in encoders]
-        parts += [engine.manager.key(info, "denoiser"), engine.manager.key(vae_info, "vae")]
+        parts = [
+            engine.manager.key(each.info, part)
+            for each in filter(None, (job, job.refiner))
+            if not engine.prompts.holds(each, engine.manager, steps)
+            for part in each.family.text_parts(each.info, each.request)
+        ]
+        parts += [engine.manager.key(share.job.info, "denoiser") for share in shares]
+        parts.append(engine.manager.key(vae_info, "vae"))
         vae_config = job.vae.config if job.vae else info.vae
         if vae_config is None:
             raise ModelUnsupported(f"{info.name} has no VAE.", "Choose one from models/vae.", field="vae")
         return make_plan(
-            engine.manager, request, info, parts, switched_off=engine.manager.switched_off(info, request),
-            activations=activation_bytes(request, info, vae_config, job.batching),
-            calls=pipeline.count_calls(job, steps), guidance=job.batching, speeds=engine.speeds,
+            engine.manager, request, parts, switched_off=engine.manager.switched_off(info, request),
+            activations=max(
+                activation_bytes(
+                    request, share.job.info, vae_config,
+                    together=branches_at_once(share.job.info) if job.batching == "batched" else 1,
+                )
+                for share in shares
+            ),
+            calls=[(share.job.info.name, share.calls) for share in shares],
+            guidance=job.batching, speeds=engine.speeds,
         )  # fmt: skip
 
     def _embedding_facts(self, prompting: pipeline.Prompting) -> dict[str, str]:
@@ -324,13 +361,17 @@ class _Run:
             return {}
         return {"ti_hashes": ", ".join(hashes)} if hashes else {}
 
-    def _step_teller(self, job: pipeline.Job, steps: int) -> pipeline.OnBatchStep:
+    def _step_teller(self, job: pipeline.Job, shares: Sequence[Share], ends: list[float]) -> pipeline.OnBatchStep:
+        """Tells each step, and notes in ``ends`` when a checkpoint but the last has made its own."""
+        steps, handed_over = shares[-1].until, {share.until for share in shares[:-1]}
         batches, before, every = self.batches, self.batches_done, self.engine.settings.preview_every
         preview = self._preview_maker(job) if every else None
         started = time.perf_counter()
 
         def tell(batch: int, state: StepState) -> None:
             self.check()
+            if state.index + 1 in handed_over:
+                ends.append(time.perf_counter())
             done, whole = batch * steps + state.index + 1, (batches - before) * steps
             elapsed = time.perf_counter() - started
             due = every and ((state.index + 1) % every == 0 or state.index + 1 == steps)
@@ -448,6 +489,8 @@ class _HashInBackground:
     def _compute(self, catalog: Catalog, job: pipeline.Job) -> None:
         try:
             self._result["model_hash"] = catalog.model_hash(job.info.sources["denoiser"].paths[0])
+            if job.refiner:
+                self._result["refiner_hash"] = catalog.model_hash(job.refiner.info.sources["denoiser"].paths[0])
             if job.vae:
                 self._result["vae_hash"] = catalog.model_hash(job.vae.source.paths[0])
         except UserError as error:  # the file went away behind our back; the picture is good all the same

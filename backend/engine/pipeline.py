@@ -9,85 +9,64 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
-from backend.diffusion.denoiser import Batching, GuidedDenoiser
-from backend.diffusion.guidance import Guidance, SkipLayers
+from backend.diffusion.denoiser import GuidedDenoiser
 from backend.diffusion.latent_format import LatentFormat
-from backend.diffusion.masking import LatentContent, fill_masked, keep_unmasked, latent_mask
+from backend.diffusion.masking import LatentContent, fill_masked, inpaint_inputs, keep_unmasked, latent_mask
 from backend.diffusion.noise import NoiseSource
-from backend.diffusion.prediction import Prediction
-from backend.diffusion.samplers import SAMPLERS
-from backend.diffusion.samplers.spec import SamplerSpec, StepState
-from backend.diffusion.schedules import SCHEDULES, ScheduleSpec, img2img_sigmas, make_schedule
+from backend.diffusion.relay import Leg, Relay
+from backend.diffusion.samplers.spec import Denoiser, StepState
+from backend.diffusion.schedules import img2img_sigmas, make_schedule
 from backend.engine import canvas
+from backend.engine.job import Job
 from backend.engine.models import ModelManager
+from backend.engine.shares import Share, guidance_of, shares_of
 from backend.errors import NanDetected
-from backend.families.base import Family, Prompts, plan_prompts, read_embeddings, schedule_conditioning
-from backend.formats.configs import CheckpointInfo, Part, VaeInfo
+from backend.families.base import Prompts, plan_prompts, read_embeddings, schedule_conditioning
+from backend.formats.configs import Part
 from backend.formats.embeddings import EmbeddingInfo
+from backend.formats.inputs import ExtraInputs, extra_inputs
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
-from backend.parameters import Parameters
-from backend.records.model_fit import skip_layer_indices
-from backend.request import GenerationRequest
-from backend.text.embeddings import NO_WORDS, EmbeddingWords
 from backend.text.tokenize import Encoder, length_notes
 
 LATENT_CELL = 8  # pixels a latent cell's side, in both families
 # Drawn apart from the images' own noise, so that "latent noise" under a mask differs from the start noise.
 _MASK_NOISE_OFFSET = 1 << 40
-
-
-@dataclass(frozen=True)
-class Job:
-    """A resolved request with everything that it refers to."""
-
-    request: GenerationRequest
-    info: CheckpointInfo
-    vae: VaeInfo | None
-    family: Family
-    prediction: Prediction
-    init_image: Image.Image | None
-    mask: Image.Image | None
-    batching: Batching
-    check: Callable[[], None]  # raises Cancelled when the user stopped the job
-    on_note: Callable[[str], None]
-    words: EmbeddingWords = NO_WORDS
-    samplers: Mapping[str, SamplerSpec] = field(default_factory=lambda: SAMPLERS)
-    schedules: Mapping[str, ScheduleSpec] = field(default_factory=lambda: SCHEDULES)
-    values: Mapping[str, Parameters] = field(default_factory=dict)  # of the panels that the request names
-
-    @property
-    def sampler(self) -> SamplerSpec:
-        """The request's."""
-        return self.samplers[str(self.request.sampler)]
+_NO_INPUTS: Mapping[ExtraInputs, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Prompting:
     """The prompts of a job as conditioning; ``uncond`` is None where no step needs it.
 
-    ``embeddings``: those that an encoder read.
+    ``embeddings``: those that an encoder read; ``refiner``: the prompts as the refiner takes them.
     """
 
     cond: tuple[ScheduledConditioning, ...]
     uncond: ScheduledConditioning | None
     notes: tuple[str, ...]
     embeddings: tuple[EmbeddingInfo, ...] = ()
+    refiner: Prompting | None = None
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where sampling begins: an init latent (1, C, h, w) in denoiser units, a latent mask, and the pictures' layout."""
+    """Where sampling begins: an init latent (1, C, h, w) in denoiser units, a latent mask, and the pictures' layout.
+
+    ``inputs`` is what denoisers read beside the noisy latent, (1, C', h, w), by kind.
+    """
 
     init_latent: Tensor | None = None
     mask: Tensor | None = None
     layout: canvas.InpaintCanvas | None = None
+    inputs: Mapping[ExtraInputs, Tensor] = field(default_factory=lambda: _NO_INPUTS)
 
 
 @dataclass(frozen=True)
@@ -115,28 +94,6 @@ def sigmas_of(job: Job) -> Tensor:
     return img2img_sigmas(schedule, steps, request.denoise, exact_steps=request.exact_steps)
 
 
-def guidance_of(request: GenerationRequest) -> Guidance:
-    """How strongly and in which steps the prompt steers."""
-    skip = None
-    if request.skip_layer_scale:
-        layers = skip_layer_indices(request.skip_layers)
-        skip = SkipLayers(layers, request.skip_layer_scale, request.skip_layer_start, request.skip_layer_end)
-    return Guidance(
-        request.cfg_scale or 1.0, request.cfg_rescale, request.guidance_start, request.guidance_end, skip=skip
-    )
-
-
-def count_calls(job: Job, steps: int) -> int:
-    """Network calls of the whole job, each picture and each branch counted alone; a last step may need fewer."""
-    request, guidance = job.request, guidance_of(job.request)
-    plans = plan_prompts(request, job.family.text_parts(job.info, request), steps, negative=False).values()
-    weights = [part.weight for part in max(plans, key=lambda plan: len(plan.parts)).parts]
-    ways = [way for step in range(steps) for way in guidance.ways(weights, step, steps)]
-    branches = sum(1 if way.is_negative else len(weights) for way in ways)
-    per_step = job.sampler.calls_per_step
-    return round(branches * per_step * request.batch_size * request.batch_count)
-
-
 class PromptCache:
     """The conditioning of the latest prompts, so that a repeated prompt needs no text encoder in memory."""
 
@@ -146,16 +103,20 @@ class PromptCache:
 
     def encode(self, job: Job, manager: ModelManager, steps: int) -> Prompting:
         """``encode_prompts``, or what it gave for the same files and the same fields before."""
+        prompting = self._of_one(job, manager, steps)
+        return prompting if job.refiner is None else _with(prompting, self._of_one(job.refiner, manager, steps))
+
+    def holds(self, job: Job, manager: ModelManager, steps: int) -> bool:
+        """Whether the prompts of the job's own checkpoint need no encoder."""
+        return self._key(job, manager, steps) in self._known
+
+    def _of_one(self, job: Job, manager: ModelManager, steps: int) -> Prompting:
         key = self._key(job, manager, steps)
-        prompting = self._known.pop(key, None) or encode_prompts(job, manager, steps)
+        prompting = self._known.pop(key, None) or _encode_own(job, manager, steps)
         self._known[key] = prompting
         while len(self._known) > self._entries:
             self._known.popitem(last=False)
         return prompting
-
-    def holds(self, job: Job, manager: ModelManager, steps: int) -> bool:
-        """Whether ``encode`` would load nothing."""
-        return self._key(job, manager, steps) in self._known
 
     def _key(self, job: Job, manager: ModelManager, steps: int) -> Hashable:
         request = job.request
@@ -165,6 +126,7 @@ class PromptCache:
             schedule=None, shift=None, vae="", prediction=None, zero_terminal_snr=None,
             cfg_rescale=0.0, guidance_start=0.0, guidance_end=1.0,
             skip_layers="", skip_layer_scale=0.0, skip_layer_start=0.0, skip_layer_end=1.0,
+            image_cfg_scale=1.0 if request.image_cfg_scale == 1.0 else 2.0, refiner="", refiner_switch=0.0,
             cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, mask=None, image_format="png",
         )  # fmt: skip
         files = tuple(manager.key(job.info, part) for part in job.family.text_parts(job.info, request))
@@ -172,7 +134,18 @@ class PromptCache:
 
 
 def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
-    """Load the text encoders that the request needs and turn its prompts into conditioning."""
+    """Load the text encoders that the request needs and turn its prompts into conditioning, the refiner's too."""
+    prompting = _encode_own(job, manager, steps)
+    return prompting if job.refiner is None else _with(prompting, _encode_own(job.refiner, manager, steps))
+
+
+def _with(prompting: Prompting, refiner: Prompting) -> Prompting:
+    notes = tuple(dict.fromkeys(prompting.notes + refiner.notes))
+    embeddings = tuple(dict.fromkeys(prompting.embeddings + refiner.embeddings))
+    return replace(prompting, refiner=refiner, notes=notes, embeddings=embeddings)
+
+
+def _encode_own(job: Job, manager: ModelManager, steps: int) -> Prompting:
     request, parts = job.request, job.family.text_parts(job.info, job.request)
     positive = plan_prompts(request, parts, steps, negative=False, words=job.words)
     negative = plan_prompts(request, parts, steps, negative=True, words=job.words)
@@ -188,7 +161,7 @@ def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
     with torch.inference_mode():
         cond = schedule_conditioning(positive, partial(encode, negative=False))
         uncond = None
-        if guidance_of(request).needs_negative([part.weight for part in cond]):
+        if guidance_of(job).needs_negative([part.weight for part in cond]):
             uncond = schedule_conditioning(negative, partial(encode, negative=True))[0]
     warnings = [warning for plan in (*positive.values(), *negative.values()) for warning in plan.warnings]
     too_long = [
@@ -207,12 +180,12 @@ def _counter_of(part: Part) -> Encoder:
 
 
 def prepare_start(job: Job, manager: ModelManager) -> Start:
-    """Bring the init image and the mask to latents; nothing to do for txt2img."""
+    """Bring the init image and the mask to latents, and what a denoiser reads of them beside its noisy latent."""
     request, image = job.request, job.init_image
     if image is None:
-        return Start()
+        return Start(inputs=_inputs(job, manager, None, None))
     width, height = request.width or image.width, request.height or image.height
-    layout = mask = None
+    layout = mask = pixels = None
     if job.mask is None:
         work = canvas.resize(image, width, height, request.resize_mode)
     else:
@@ -233,7 +206,32 @@ def prepare_start(job: Job, manager: ModelManager) -> Start:
         mask = latent_mask(pixels, (height // LATENT_CELL, width // LATENT_CELL)).to(manager.policy.device)
         if not bool(mask.any()):
             job.on_note("The mask is empty, or its strokes are too thin for the blur: nothing is repainted.")
-    return Start(encode_image(job, manager, work), mask, layout)
+    return Start(encode_image(job, manager, work), mask, layout, _inputs(job, manager, work, pixels))
+
+
+def _inputs(
+    job: Job, manager: ModelManager, work: Image.Image | None, mask: Tensor | None
+) -> Mapping[ExtraInputs, Tensor]:
+    """What the job's denoisers read beside the noisy latent; without a picture or a mask, as if all were masked.
+
+    Instruct-pix2pix models take the VAE's latent without its scale, CosXL's with it (diffusers, ComfyUI).
+    """
+    found: dict[ExtraInputs, Tensor] = {}
+    for each in filter(None, (job, job.refiner)):
+        kind = extra_inputs(each.info.denoiser)
+        if kind == "edit" and work is not None:
+            raw = _encode_pixels(job, manager, canvas.to_tensor(work), "encoding the picture to change")
+            found[kind] = latent_format(job).encode(raw) if each.prediction.kind == "edm_v" else raw
+        elif kind == "inpaint":
+            size = (job.request.height or 0, job.request.width or 0)
+            shown = torch.zeros(1, 3, *size) if work is None or mask is None else canvas.to_tensor(work)
+            hidden = torch.ones(1, 1, *size) if work is None or mask is None else mask
+            found[kind] = inpaint_inputs(
+                shown,
+                hidden,
+                lambda seen: latent_format(job).encode(_encode_pixels(job, manager, seen, "encoding what is kept")),
+            )
+    return found
 
 
 def sample_batches(
@@ -245,7 +243,6 @@ def sample_batches(
         NanDetected: with the step; Cancelled: between two network calls.
     """
     request, policy = job.request, manager.policy
-    network = manager.denoiser(job.info)
     shape = (
         job.info.latent.channels,
         (request.height or 0) // LATENT_CELL,
@@ -261,39 +258,62 @@ def sample_batches(
             variation_seeds=variations,
             variation_strength=request.variation_strength,
         )
-        guided = GuidedDenoiser(
-            network,
-            job.prediction,
-            prompting.cond,
-            prompting.uncond,
-            steps=len(sigmas) - 1,
-            guidance=guidance_of(request),
-            batching=job.batching,
-            context_repeats=isinstance(
-                network, UNet
-            ),  # cross-attention does not see repeated tokens; joint attention does
-            prepare=network.prepare_context,
-            dtype=policy.dtype,
-            check=job.check,
+        relay = Relay(
+            [
+                Leg(share.until, partial(_denoiser, share, job, manager, prompting, start, len(sigmas) - 1))
+                for share in shares_of(job, sigmas)
+            ]
         )
-        x, denoise = _start_point(job, start, noise, seeds, sigmas, guided)
+        x = _start_point(job, start, noise, seeds, sigmas)
         run = job.sampler.with_parameters(job.values.get(job.sampler.name))
-        counted = guided.counting(lambda state, batch=batch: on_step(batch, state))
+        counted = relay.counting(lambda state, batch=batch: on_step(batch, state))
         with torch.inference_mode():
-            latents = run(denoise, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted)
+            latents = run(relay, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted)
         yield batch, seeds, latents
 
 
-def _start_point(
-    job: Job, start: Start, noise: NoiseSource, seeds: Sequence[int], sigmas: Tensor, guided: GuidedDenoiser
-) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
-    """The first ``x`` and the denoiser, which keeps what the mask keeps."""
+def _denoiser(
+    share: Share, whole: Job, manager: ModelManager, prompting: Prompting, start: Start, steps: int
+) -> tuple[GuidedDenoiser, Denoiser]:
+    """The denoiser of one checkpoint's share of the steps, and that which keeps what the mask keeps.
+
+    A model that was made for inpainting sees what is kept; what is laid back over its result keeps it to the pixel.
+    """
+    job = share.job
+    own = prompting if job is whole or prompting.refiner is None else prompting.refiner
+    kind = extra_inputs(job.info.denoiser)
+    with torch.inference_mode(False):  # the sampler runs in it, and weights that are loaded there can never be changed
+        network = manager.denoiser(job.info)
+    guided = GuidedDenoiser(
+        network,
+        job.prediction,
+        own.cond,
+        own.uncond,
+        steps=steps,
+        extra=start.inputs.get(kind),
+        guidance=guidance_of(job),
+        batching=job.batching,
+        # Cross-attention does not see repeated tokens; joint attention does.
+        context_repeats=isinstance(network, UNet),
+        prepare=network.prepare_context,
+        dtype=manager.policy.dtype,
+        check=job.check,
+    )
+    if start.mask is None or start.init_latent is None or kind == "inpaint":
+        return guided, guided
+    return guided, keep_unmasked(guided, start.mask, start.init_latent)
+
+
+def _start_point(job: Job, start: Start, noise: NoiseSource, seeds: Sequence[int], sigmas: Tensor) -> Tensor:
+    """The first ``x``: noise, or the init latent with noise on it."""
     sigma = sigmas[0].to(noise.initial.device)
-    if start.init_latent is None:
-        return job.prediction.start(noise.initial, sigma), guided
+    # What an instruct-pix2pix model changes reaches it through its own channels; at full strength it starts anew.
+    is_edit = extra_inputs(job.info.denoiser) == "edit" and job.request.denoise == 1
+    if start.init_latent is None or is_edit:
+        return job.prediction.start(noise.initial, sigma)
     init = start.init_latent.expand(len(seeds), *start.init_latent.shape[1:])
     if start.mask is None:
-        return job.prediction.add_noise(init, noise.initial, sigma), guided
+        return job.prediction.add_noise(init, noise.initial, sigma)
     content: LatentContent = "original"
     under_mask = noise.initial
     if job.request.masked_content in ("latent noise", "latent nothing"):
@@ -302,15 +322,17 @@ def _start_point(
         others = [(seed + _MASK_NOISE_OFFSET) % 2**63 for seed in seeds]
         under_mask = NoiseSource(others, (init.shape[1], init.shape[2], init.shape[3]), device=init.device).initial
     filled = fill_masked(init, start.mask, content, under_mask)
-    return job.prediction.add_noise(filled, noise.initial, sigma), keep_unmasked(guided, start.mask, init)
+    return job.prediction.add_noise(filled, noise.initial, sigma)
 
 
 def encode_image(job: Job, manager: ModelManager, image: Image.Image) -> Tensor:
     """A picture as a clean latent (1, C, h, w) in denoiser units, float32: the mean of the VAE's distribution."""
+    return latent_format(job).encode(_encode_pixels(job, manager, canvas.to_tensor(image), "encoding the init image"))
+
+
+def _encode_pixels(job: Job, manager: ModelManager, pixels: Tensor, doing: str) -> Tensor:
     vae = manager.vae(job.vae or job.info)
-    pixels = canvas.to_tensor(image)
-    raw = _finite(job, vae, pixels, vae.encode, "encoding the init image")
-    return latent_format(job).encode(raw)
+    return _finite(job, vae, pixels, vae.encode, doing)
 
 
 def decode_latents(job: Job, manager: ModelManager, latents: Tensor) -> tuple[Image.Image, ...]:

@@ -28,21 +28,21 @@ class Speeds:
             rate = seconds / (calls * pixels / 1e6)
             self._rates[checkpoint] = (self._rates.get(checkpoint, rate) + rate) / 2
 
-    def guess(self, checkpoint: str, calls: int, pixels: int) -> float | None:
-        """Seconds for so many calls at so many pixels; None before the first measurement."""
-        rate = self._rates.get(checkpoint)
-        return None if rate is None else rate * calls * pixels / 1e6
+    def guess(self, calls: Sequence[tuple[str, int]], pixels: int) -> float | None:
+        """Seconds for each checkpoint's calls at so many pixels; None before the first measurement of one of them."""
+        rates = [self._rates.get(checkpoint) for checkpoint, _ in calls]
+        known = [rate * count * pixels / 1e6 for rate, (_, count) in zip(rates, calls, strict=True) if rate is not None]
+        return sum(known) if len(known) == len(calls) else None
 
 
 def make_plan(
     manager: ModelManager,
     request: GenerationRequest,
-    info: CheckpointInfo,
     parts: Sequence[PartKey],
     *,
     switched_off: Sequence[PartKey],
     activations: int,
-    calls: int,
+    calls: Sequence[tuple[str, int]],
     guidance: str,
     speeds: Speeds,
 ) -> Plan:
@@ -52,7 +52,7 @@ def make_plan(
         parts: every part that the job uses, in order of use.
         switched_off: residents that leave because the request does without them.
         activations: bytes beside the weights (``activation_bytes``).
-        calls: network calls of the whole job, an image counted alone (CFG, AND and batches included).
+        calls: by checkpoint, network calls of the whole job, an image and a branch counted alone.
         guidance: "batched" or "two passes".
     """
     residents = set(manager.residents)
@@ -62,21 +62,24 @@ def make_plan(
         leaves=tuple(str(key) for key in dict.fromkeys([*switched_off, *manager.leaving(parts)])),
         needs_bytes=sum(key.bytes for key in parts) + activations,
         budget_bytes=manager.policy.budget_bytes,
-        model_calls=calls,
-        seconds=speeds.guess(info.name, calls, pixels),
+        model_calls=sum(count for _, count in calls),
+        seconds=speeds.guess(calls, pixels),
         device=manager.policy.words,
         dtype=str(manager.policy.dtype).removeprefix("torch."),
         guidance=guidance,
     )
 
 
-def activation_bytes(request: GenerationRequest, info: CheckpointInfo, vae: VAEConfig, guidance: str) -> int:
-    """Memory beside the weights: the larger of one denoiser call and the decoder; an estimate."""
+def activation_bytes(request: GenerationRequest, info: CheckpointInfo, vae: VAEConfig, *, together: int) -> int:
+    """Memory beside the weights: the larger of one denoiser call and the decoder; an estimate.
+
+    Args:
+        together: branches that share a call.
+    """
     pixels = (request.width or 0) * (request.height or 0) * request.batch_size
     latents = pixels // 64
     if isinstance(info.denoiser, UNetConfig):
         denoiser = latents * info.denoiser.model_channels * 4 * _UNET_MAPS
     else:
         denoiser = latents // info.denoiser.patch_size**2 * info.denoiser.hidden * 4 * _MMDIT_MAPS
-    passes = 2 if guidance == "batched" else 1
-    return max(denoiser * passes, int(pixels * vae.channels * 4 * _VAE_MAPS))
+    return max(denoiser * together, int(pixels * vae.channels * 4 * _VAE_MAPS))

@@ -15,6 +15,7 @@ from typing import Any
 
 from backend.formats import constants
 from backend.formats.configs import Defaults, Family, MMDiTConfig, Question, UNetConfig
+from backend.formats.inputs import extra_inputs
 from backend.formats.reader import TensorInfo
 
 
@@ -55,13 +56,11 @@ def _always(_config: object, _source: Source) -> bool:
 
 
 def _inpaints(config: UNetConfig, _source: Source) -> bool:
-    """Its inputs are the noisy latent, a mask, and the latent of the masked picture."""
-    return config.in_channels == 2 * config.out_channels + 1
+    return extra_inputs(config) == "inpaint"
 
 
 def _edits(config: UNetConfig, _source: Source) -> bool:
-    """Its inputs are the noisy latent and that of the picture to change."""
-    return config.in_channels == 2 * config.out_channels
+    return extra_inputs(config) == "edit"
 
 
 def _sees_depth(config: UNetConfig, _source: Source) -> bool:
@@ -86,30 +85,24 @@ LARGE_OR_TURBO = Question(
 )
 
 SD1_VARIANTS: Sequence[Variant] = (
-    Variant("SD1.5 inpainting", _inpaints,
-            refusal="SD1.5 inpainting checkpoints (9 inputs) are not supported yet."),
-    Variant("SD1.5 instruct-pix2pix", _edits,
-            refusal="SD1.5 instruct-pix2pix checkpoints (8 inputs) are not supported yet."),
+    Variant("SD1.5 inpainting", _inpaints),
+    Variant("SD1.5 instruct-pix2pix", _edits),
     Variant("SD1.5 with other inputs", _other_inputs, refusal=_INPUTS_REFUSAL),
     Variant("SD1.5", _always),
 )  # fmt: skip
 
 SD2_VARIANTS: Sequence[Variant] = (
-    Variant("SD2 inpainting", _inpaints, refusal="SD2 inpainting checkpoints (9 inputs) are not supported yet."),
+    Variant("SD2 inpainting", _inpaints),
     Variant("SD2 depth", _sees_depth, refusal="SD2 depth checkpoints (5 inputs) are not supported yet."),
     Variant("SD2 with other inputs", _other_inputs, refusal=_INPUTS_REFUSAL),
     Variant("SD2", _always),
 )
 
-SDXL_REFINER_VARIANTS: Sequence[Variant] = (
-    Variant("SDXL refiner", _always, refusal="The SDXL refiner is not supported yet."),
-)
+SDXL_REFINER_VARIANTS: Sequence[Variant] = (Variant("SDXL refiner", _always),)
 
 SDXL_VARIANTS: Sequence[Variant] = (
-    Variant("SDXL inpainting", _inpaints,
-            refusal="SDXL inpainting checkpoints (9 inputs) are not supported yet; ordinary ones inpaint by masking."),
-    Variant("SDXL instruct-pix2pix", _edits,
-            refusal="SDXL instruct-pix2pix checkpoints (8 inputs) are not supported yet."),
+    Variant("SDXL inpainting", _inpaints),
+    Variant("SDXL instruct-pix2pix", _edits),
     Variant("SDXL with other inputs", _other_inputs, refusal=_INPUTS_REFUSAL),
     Variant("Playground 2.5", lambda _, s: "edm_mean" in s.tensors),
     Variant("CosXL", lambda _, s: "edm_vpred.sigma_max" in s.tensors),

@@ -234,6 +234,13 @@ class Catalog:
             return entry.info
         raise refusal(entry, "checkpoint")
 
+    def refiner(self, name: str) -> CheckpointInfo:
+        """What a request's ``refiner`` stands for; raises as ``checkpoint``, with field ``refiner``."""
+        try:
+            return self.checkpoint(name)
+        except UserError as error:
+            raise type(error)(error.what, error.todo, field="refiner") from None
+
     def vae(self, name: str) -> VaeInfo:
         """What a request's ``vae`` stands for, a file or "VAE of" a checkpoint; raises as ``checkpoint``."""
         owner = name.removeprefix(VAE_OF)

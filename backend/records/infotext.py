@@ -38,6 +38,8 @@ _A1111_KEYS: Mapping[str, str] = {
     "Denoising strength": "denoise",
     "Clip skip": "clip_skip",
     "Masked area padding": "masked_padding",
+    "Refiner": "refiner",
+    "Refiner switch at": "refiner_switch",
 }
 #: Keys that tell of the making and set nothing: key -> name of the fact.
 _FACT_KEYS: Mapping[str, str] = {
@@ -58,7 +60,7 @@ _WRITTEN_APART = frozenset(
         "prompt", "negative_prompt", "checkpoint", "vae", "width", "height", "steps", "sampler", "schedule",
         "cfg_scale", "seed", "variation_seed", "variation_strength", "clip_skip", "init_image", "denoise", "mask",
         "batch_size", "batch_count", "image_format", "invert_mask", "mask_blur", "masked_content", "inpaint_area",
-        "masked_padding",
+        "masked_padding", "refiner", "refiner_switch",
     }
 )  # fmt: skip
 #: What A1111 calls schedules that are ours under another label ("Uniform" differs from Normal in the last sigma only).
@@ -110,6 +112,10 @@ def read_parameters(text: str, registry: Registry) -> Parsed:
                 found["zero_terminal_snr"] = True
         elif key == "Mask mode":
             found["invert_mask"] = value.casefold() == "inpaint not masked"
+        elif name == "refiner":  # A1111 writes the hash behind the name
+            match = re.fullmatch(r"(.*?)(?: \[([0-9a-f]{6,64})\])?", value)
+            found["refiner"], digits = match.groups() if match else (value, None)
+            facts |= {"refiner_hash": digits} if digits else {}
         elif name == "vae" and value in {"None", "Automatic"}:
             continue
         elif name is None or (converted := _converted(name, value)) is None:
@@ -142,6 +148,10 @@ def _pairs(
         yield "VAE hash", facts["vae_hash"]
     if request.vae:
         yield "VAE", request.vae
+    if request.refiner:
+        known = f" [{facts['refiner_hash']}]" if "refiner_hash" in facts else ""
+        yield "Refiner", request.refiner + known
+        yield "Refiner switch at", _number(request.refiner_switch)
     if request.variation_strength > 0:
         yield "Variation seed", str(variation)
         yield "Variation seed strength", _number(request.variation_strength)
@@ -164,7 +174,7 @@ def _pairs(
         value = getattr(request, field.name)
         if field.name not in _WRITTEN_APART and value not in (None, {}, field.default):
             yield _titles()[field.name], _text(value)
-    named = {"model_hash", "vae_hash", "model", "vae", "version"}
+    named = {"model_hash", "vae_hash", "refiner_hash", "model", "vae", "version"}
     for name, value in facts.items():
         if name not in named and value:
             yield _FACT_LABELS.get(name, name.replace("_", " ").capitalize()), str(value)

@@ -18,7 +18,7 @@ from backend.formats.configs import CheckpointInfo, MMDiTConfig, VaeInfo
 from backend.formats.constants import CLIP_SKIP
 from backend.formats.predictions import ALLOWED, DISCRETE, with_prediction
 from backend.formats.vae_files import takes
-from backend.records.model_fit import check_skip_layers
+from backend.records.model_fit import check_models, without_effect
 from backend.records.panels import check_panels
 from backend.records.registry import Registry, registered_name
 from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
@@ -48,23 +48,24 @@ def resolve(
     rng: Random,
     init_size: tuple[int, int] | None = None,
     vae: VaeInfo | None = None,
+    refiner: CheckpointInfo | None = None,
 ) -> Resolved:
     """Close every open field of ``request`` for the checkpoint that it names.
 
     Args:
-        info, vae: what ``Catalog.asked_by`` gives for it.
+        info, vae, refiner: what ``Catalog.asked_by`` and ``Catalog.refiner`` give for it.
         init_size: width and height of the init image, if it has one.
         rng: draws the seeds that are -1.
     Raises:
         BadRequest: an unknown sampler or schedule, a size or seeds beyond what can be made.
-        ModelUnsupported: the VAE does not fit the checkpoint.
+        ModelUnsupported: the VAE or the refiner does not fit the checkpoint.
     """
     notes: list[str] = []
     request, info = _prediction(request, info, notes)
     _check_vae(info, vae)
     _check_clip_skip(request, info)
     _check_chunks(request, info)
-    check_skip_layers(request, info)
+    check_models(request, info, refiner)
     _check_format(request, init_size)
     check_panels(request, info.family, registry)
     width, height = _size(request, info, init_size, notes)
@@ -76,6 +77,7 @@ def resolve(
         clip_l_file=_bare(request.clip_l_file) or info.companions.get("clip_l", ""),
         clip_g_file=_bare(request.clip_g_file) or info.companions.get("clip_g", ""),
         t5_file=_bare(request.t5_file) or (info.companions.get("t5", "") if request.use_t5 else ""),
+        refiner=_bare(request.refiner),
         width=width,
         height=height,
         steps=_or(request.steps, info.defaults.steps),
@@ -88,7 +90,7 @@ def resolve(
         variation_seed=seeds[1],
         use_t5=_use_t5(request, info, notes),
     )
-    notes += _without_effect(ready, info)
+    notes += [*_without_effect(ready, info), *without_effect(ready, info, refiner)]
     return Resolved(ready, tuple(notes))
 
 
@@ -225,7 +227,8 @@ def _without_effect(request: GenerationRequest, info: CheckpointInfo) -> Sequenc
     if request.t5_zeros and (reads_t5 or info.family != "sd3"):
         notes.append(f"Zeros for T5 have no effect: {'T5 is used' if reads_t5 else f'{info.variant} has no T5'}.")
     sizes = (request.original_width, request.original_height, request.target_width, request.target_height)
-    if info.family != "sdxl" and (any(side is not None for side in sizes) or request.crop_left or request.crop_top):
+    is_sized = any(side is not None for side in sizes) or request.crop_left or request.crop_top
+    if is_sized and info.family not in ("sdxl", "sdxl_refiner"):
         notes.append(f"Size conditioning (original, crop, target) has no effect on {info.variant}.")
     return notes
 

@@ -58,11 +58,10 @@ def test_what_cannot_be_used_is_listed_with_its_sentence(models):
     put(models, "checkpoints/vae-here.safetensors", "sdxl_vae")
     put(models, "vae/checkpoint-here.safetensors")
     put(models, "checkpoints/no-text.safetensors", "sd35_medium")
-    put(models, "checkpoints/inpaint.safetensors", "sdxl_inpaint")
     (models / "checkpoints" / "note.txt").write_text("not a model")
     catalog = Catalog(models)
     found = by_name(catalog)
-    assert len(found) == 8
+    assert len(found) == 7
     for entry in found.values():
         assert not entry.usable
         assert len(entry.sentence) > 10

@@ -36,9 +36,10 @@
   easel.checkpoint = () => easel.modelNamed(form.shared.checkpoint, "checkpoints");
   easel.family = () => (easel.checkpoint() || {}).family || "";
   function showFamily() {
-    const family = easel.family();
-    if (document.body && document.body.dataset.family !== family) {
+    const family = easel.family(), inputs = (easel.checkpoint() || {}).inputs || "none";
+    if (document.body && (document.body.dataset.family !== family || document.body.dataset.inputs !== inputs)) {
       document.body.dataset.family = family;
+      document.body.dataset.inputs = inputs;
       easel.emit("form", "family");
     }
   }
@@ -98,7 +99,9 @@
     "prompt", "negative_prompt", "prompt_clip_l", "prompt_clip_g", "prompt_t5", "use_t5", "t5_full_length",
     "t5_zeros", "emphasis", "emphasis_t5", "clip_skip", "prediction", "zero_terminal_snr",
     "width", "height", "steps", "sampler", "schedule", "shift", "cfg_scale", "cfg_rescale", "guidance_start",
-    "guidance_end", "seed", "variation_seed", "variation_strength",
+    "guidance_end", "seed", "variation_seed", "variation_strength", "image_cfg_scale", "skip_layers",
+    "skip_layer_scale", "skip_layer_start", "skip_layer_end", "refiner", "refiner_switch", "aesthetic_score",
+    "negative_aesthetic_score",
   ];
   // A picture of the gallery goes to another tab together with what it was made from.
   easel.sendPicture = async (tab, image, request) => {

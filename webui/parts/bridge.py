@@ -18,7 +18,7 @@ from backend.records.registry import Registry
 from backend.text.embeddings import EmbeddingWords
 from webui.form import Control, field_schema, to_components
 from webui.parts import choices
-from webui.parts.known_files import known_files
+from webui.parts.known_files import FILES, known_files
 from webui.tabs.generation import GenerationTab
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Bridge:
         tabs = _mapping(kept.get("tabs"))
         for name, tab in self.tabs.items():
             values, _ = self._without_lost_encoders(_mapping(tabs.get(name)))
-            for component, value in to_components(values, tab.fields).items():
+            refiner, _ = known_files(self.studio, {k: v for k, v in values.items() if k == "refiner"}, {})
+            for component, value in to_components(values | {"refiner": ""} | refiner, tab.fields).items():
                 updates[component] = _with_value(updates.get(component), value)
         return updates
 
@@ -85,6 +86,7 @@ class Bridge:
         notes += [f"{field_schema(k)['title']} {v!r} is not here; one that fits is taken." for k, v in lost.items()]
         gone = ", ".join(lost_embeddings(facts.get("ti_hashes", ""), self.studio.embedding_words()))
         notify([*notes, *told, *([f"Embeddings that are not here are read as words: {gone}."] if gone else [])])
+        values = {field: value for field, value in values.items() if field not in FILES} | shared
         return to_components(values, tab.fields) | to_components(shared, self.shared)
 
     def wanted(self, event: gr.EventData) -> Updates:
@@ -115,10 +117,12 @@ class Bridge:
         """Current choices of every drop-down."""
         updates: Updates = {self.shared["vae"]: gr.update(choices=choices.vaes(self.studio))}
         samplers, schedules = choices.samplers(self.studio), choices.schedules(self.studio)
+        refiners = choices.refiners(self.studio)
         encoders = choices.encoder_files(self.studio)
         for tab in self.tabs.values():
             updates[tab.fields["sampler"]] = gr.update(choices=samplers)
             updates[tab.fields["schedule"]] = gr.update(choices=schedules)
+            updates[tab.fields["refiner"]] = gr.update(choices=refiners)
             for field, files in encoders.items():
                 updates[tab.fields[field]] = gr.update(choices=files, visible=len(files) > 1)
         return updates

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import NotFound, UserError
 from backend.formats.configs import CheckpointInfo, EncoderInfo
+from backend.formats.inputs import extra_inputs
 from backend.records.catalog import VAE_OF
 from backend.records.compose import FILE_FIELDS
 
@@ -27,6 +28,14 @@ def first_checkpoint(studio: Studio) -> str:
         return studio.catalog.default_checkpoint().name
     except NotFound:
         return ""
+
+
+def refiners(studio: Studio) -> Choices:
+    """None, the files that were made to be refiners, then every other checkpoint that can take over steps."""
+    entries = [entry for entry in studio.catalog.listing() if entry.folder == "checkpoints" and entry.usable]
+    infos = [(entry.name, entry.info) for entry in entries if isinstance(entry.info, CheckpointInfo)]
+    names = [(info.family != "sdxl_refiner", name) for name, info in infos if extra_inputs(info.denoiser) != "edit"]
+    return [("None", ""), *((name, name) for _, name in sorted(names))]
 
 
 def vaes(studio: Studio) -> Choices:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from webui.studio import Studio
 
 #: Request field -> the folder of its files, and the fact that holds their hash.
-FILES: Mapping[str, tuple[Folder, str]] = {"checkpoint": ("checkpoints", "model_hash"), "vae": ("vae", "vae_hash")}
+FILES: Mapping[str, tuple[Folder, str]] = {
+    "checkpoint": ("checkpoints", "model_hash"),
+    "vae": ("vae", "vae_hash"),
+    "refiner": ("checkpoints", "refiner_hash"),
+}
 
 
 def known_files(
@@ -26,7 +30,7 @@ def known_files(
 
     Args:
         values: request fields, of any source.
-        facts: ``model_hash`` and ``vae_hash``, if the source tells them.
+        facts: ``model_hash``, ``vae_hash`` and ``refiner_hash``, if the source tells them.
     """
     found: dict[str, str] = {}
     notes: list[str] = []

@@ -10,6 +10,7 @@ import gradio as gr
 from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
 from webui.parts.presets import presets_list, wire_presets
+from webui.parts.refiner import refiner_part
 from webui.parts.skip_layers import skip_layers_part
 
 
@@ -20,6 +21,7 @@ def sampling_part(
     samplers: Choices,
     schedules: Choices,
     files: Mapping[str, Choices],
+    refiners: Choices,
     source: Callable[[], None],
 ) -> dict[str, Control]:
     """Draw the left column and wire the buttons that need no server (swap, dice, recycle).
@@ -57,6 +59,7 @@ def sampling_part(
     add("shift")
     _seed(tab, add)
     skip_layers_part(tab, add)
+    refiner_part(tab, add, refiners)
     _advanced(add, files)
     wire_presets(presets, fields)
     return fields
@@ -91,7 +94,7 @@ def _advanced(add: Callable[..., Control], files: Mapping[str, Choices]) -> None
             add("emphasis_t5", min_width=110)
             add("t5_full_length", min_width=110)
             add("t5_zeros", min_width=110)
-        with gr.Group(elem_classes=["only-sdxl"]):
+        with gr.Group(elem_classes=["only-sdxl", "only-sdxl_refiner"]):
             for first, second in (("original", "target"), ("crop", None)):
                 with gr.Row(elem_classes=["four"]):
                     names = [f"{first}_width", f"{first}_height"] if second else ["crop_left", "crop_top"]

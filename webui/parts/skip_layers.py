@@ -14,12 +14,10 @@ from webui.form import Control
 def skip_layers_part(tab: str, add: Callable[..., Control]) -> None:
     """Draw the accordion; ``add`` makes the component of a field."""
     with gr.Accordion("Skip-layer guidance", open=False, elem_classes=["only-sd3"], elem_id=f"{tab}_skip_layer"):
-        with gr.Row(elem_classes=["pair"]):
-            scale = add("skip_layer_scale", min_width=130)
-            layers = add("skip_layers", min_width=110, max_lines=1)
-        with gr.Row(elem_classes=["pair"]):
-            start = add("skip_layer_start", min_width=130)
-            end = add("skip_layer_end", min_width=130)
+        scale = add("skip_layer_scale")
+        layers = add("skip_layers", max_lines=1)
+        start = add("skip_layer_start")
+        end = add("skip_layer_end")
         published = gr.Button("As published for SD3.5 Medium", size="sm", elem_id=f"{tab}_skip_layer_published")
     shown = {"skip_layer_scale": scale, "skip_layers": layers, "skip_layer_start": start, "skip_layer_end": end}
     values = [SD35_MEDIUM_SKIP_LAYERS[name] for name in shown]

@@ -42,6 +42,7 @@ def generation_tab(
                     samplers=choices.samplers(studio),
                     schedules=choices.schedules(studio),
                     files=choices.encoder_files(studio),
+                    refiners=choices.refiners(studio),
                     source=lambda: own.update(source()),
                 )
             with gr.Column(scale=6, min_width=300, elem_classes=["results-column"], elem_id=f"{name}_results"):

@@ -20,6 +20,12 @@ def build(studio: Studio, checkpoint: str) -> GenerationTab:
 def _source(tab: str) -> dict[str, Control]:
     script_part("picture", f"{tab}_image", classes=("picture-part",), tab=tab)
     denoise = component("denoise", tab=tab, elem_id=f"{tab}_denoising_strength")
+    image_cfg_scale = component("image_cfg_scale", tab=tab)
     resize_mode = component("resize_mode", tab=tab)
     exact_steps = component("exact_steps", tab=tab, container=False)
-    return {"denoise": denoise, "resize_mode": resize_mode, "exact_steps": exact_steps}
+    return {
+        "denoise": denoise,
+        "image_cfg_scale": image_cfg_scale,
+        "resize_mode": resize_mode,
+        "exact_steps": exact_steps,
+    }

@@ -29,6 +29,7 @@ def _source() -> dict[str, Control]:
 
     script_part("painter", f"{TAB}_mask", classes=("picture-part",), tab=TAB)
     add("denoise", elem_id=f"{TAB}_denoising_strength")
+    add("image_cfg_scale")
     with gr.Row(elem_classes=["pair"]):
         fields["invert_mask"] = gr.Radio(
             [("Inpaint masked", False), ("Inpaint not masked", True)],

@@ -1,0 +1,51 @@
+"""A resolved request with everything that it refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from backend.diffusion.denoiser import Batching
+from backend.diffusion.prediction import Prediction
+from backend.diffusion.samplers import SAMPLERS
+from backend.diffusion.samplers.spec import SamplerSpec
+from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
+from backend.families.base import Family
+from backend.formats.configs import CheckpointInfo, VaeInfo
+from backend.parameters import Parameters
+from backend.request import GenerationRequest
+from backend.text.embeddings import NO_WORDS, EmbeddingWords
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the pipeline runs.
+
+    Attributes:
+        words: embeddings that the prompts may name.
+        refiner: the same order for the checkpoint that takes over; its prompts, guidance and inputs are its own, its
+            VAE is not used.
+    """
+
+    request: GenerationRequest
+    info: CheckpointInfo
+    vae: VaeInfo | None
+    family: Family
+    prediction: Prediction
+    init_image: Image.Image | None
+    mask: Image.Image | None
+    batching: Batching
+    check: Callable[[], None]  # raises Cancelled when the user stopped the job
+    on_note: Callable[[str], None]
+    words: EmbeddingWords = NO_WORDS
+    samplers: Mapping[str, SamplerSpec] = field(default_factory=lambda: SAMPLERS)
+    schedules: Mapping[str, ScheduleSpec] = field(default_factory=lambda: SCHEDULES)
+    values: Mapping[str, Parameters] = field(default_factory=dict)  # of the panels that the request names
+    refiner: Job | None = None
+
+    @property
+    def sampler(self) -> SamplerSpec:
+        """The request's."""
+        return self.samplers[str(self.request.sampler)]
