@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backend.formats import easel_metadata, measure
+from backend.errors import ModelUnsupported
+from backend.formats import easel_metadata, measure, quantised
 from backend.formats.checkpoint import PART_NAMES
 from backend.formats.complete import check_complete
 from backend.formats.configs import EncoderInfo, Part
@@ -41,6 +42,7 @@ def encoder_file(header: Header) -> EncoderInfo | None:
 
     Raises:
         ModelCorrupt: if tensors are missing, over, or misshapen.
+        ModelUnsupported: its numbers are in a format that is not known.
     """
     for prefix in _PREFIXES:
         if not any(prefix + key in header.tensors for key in (*_CLIP_TOKENS, _T5_KEY)):
@@ -48,6 +50,8 @@ def encoder_file(header: Header) -> EncoderInfo | None:
         keys = [key for key in header.tensors if not is_nuisance(key)]
         if not all(key.startswith(prefix) and not key[len(prefix) :].startswith(_FOREIGN) for key in keys):
             continue
+        if refusal := quantised.refusal(header):
+            raise ModelUnsupported(f"{header.path.name}: {refusal}")
         tensors = {key[len(prefix) :]: header.tensors[key] for key in keys}
         return _encoder(header, prefix, tensors)
     return None

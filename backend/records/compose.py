@@ -60,7 +60,10 @@ def completed(info: CheckpointInfo, encoders: Sequence[EncoderInfo]) -> Checkpoi
         ]
         if t5s:
             info = _with(info, {"t5": t5s[0]}, {"t5": [each.name for each in t5s]} if len(t5s) > 1 else {})
-    return info
+    taken = [f"{ENCODER_NAMES[part]} ({name})" for part, name in info.companions.items()]
+    if not taken:
+        return info
+    return replace(info, notes=(*info.notes, f"From models/text_encoders: {', '.join(taken)}."))
 
 
 def with_encoders(info: CheckpointInfo, chosen: Mapping[str, EncoderInfo]) -> CheckpointInfo:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from backend.checkpoints import diffusers_layout
 from backend.checkpoints.diffusers_layout import mmdit_to_diffusers, unet_to_diffusers, vae_to_diffusers
 from backend.checkpoints.load import load_part, load_vae_file
 from backend.checkpoints.save import write_tensors
@@ -16,6 +17,7 @@ from backend.formats.configs import CheckpointInfo, OtherFile, VaeInfo
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
 from tests import builders
+from tests.oracles.diffusers_networks import diffusers_mmdit, diffusers_vae
 
 VAE_GROUPS = {"easel.vae": json.dumps({"norm_groups": 8})}
 UNETS = {
@@ -104,3 +106,43 @@ def test_parts_of_a_matrix_that_do_not_fit_are_a_sentence(tmp_path):
     info = write(tmp_path / "m.safetensors", theirs)
     with pytest.raises(ModelCorrupt, match="do not fit"):
         load_part(info, "denoiser")
+
+
+@pytest.mark.oracle
+def test_fact_6_the_last_modulations_of_a_file_by_diffusers_are_read_in_the_right_order(tmp_path, monkeypatch):
+    """diffusers stores (scale, shift) where the published files have (shift, scale): FORMATS.md, section 1, row 6."""
+    config = builders.TINY_MMDIT_X
+    theirs = diffusers_mmdit(config)
+    builders.randomise(theirs)
+    info = write(tmp_path / "m.safetensors", theirs.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, config.in_channels, 16, 12, generator=generator)
+    context = torch.randn(2, 20, config.context_dim, generator=generator)
+    pooled = torch.randn(2, config.pooled_dim, generator=generator)
+    timestep = torch.tensor([40.0, 900.0])
+
+    def error() -> float:
+        ours = load_part(info, "denoiser")(x, timestep, context, pooled)
+        return ((ours - want).abs().max() / want.abs().max()).item()
+
+    with torch.no_grad():
+        want = theirs(x, context, pooled, timestep).sample
+        assert error() < 2e-5
+        monkeypatch.setattr(diffusers_layout, "swap_halves", lambda tensor: tensor)
+        assert error() > 0.1  # as read by someone who does not know
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("config", [builders.TINY_VAE, builders.TINY_VAE_16], ids=["4 channels", "16 channels"])
+def test_a_vae_file_by_diffusers_decodes_and_encodes_as_there(tmp_path, config):
+    theirs = diffusers_vae(config)
+    builders.randomise(theirs)
+    info = write(tmp_path / "v.safetensors", theirs.state_dict(), VAE_GROUPS)
+    ours = load_vae_file(info)
+    generator = torch.Generator().manual_seed(1)
+    latent = torch.randn(1, config.latent_channels, 5, 7, generator=generator)
+    with torch.no_grad():
+        image = theirs.decode(latent).sample
+        torch.testing.assert_close(ours.decode(latent), image, rtol=1e-4, atol=1e-4)
+        mean = theirs.encode(image).latent_dist.mean
+        torch.testing.assert_close(ours.encode(image), mean, rtol=1e-4, atol=1e-4)
