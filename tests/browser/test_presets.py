@@ -36,6 +36,12 @@ def test_a_prediction_that_is_chosen_is_sent(site, visit):
     here.prompt("txt2img", "a fox")
     request = here.generate("txt2img")["request"]
     assert (request["prediction"], request["zero_terminal_snr"]) == ("v", True)
+    # It was said of this checkpoint alone, and is remembered for it.
+    here.choose_checkpoint("b-sd3")
+    here.page.wait_for_function("easel.form.tabs.txt2img.prediction === ''")
+    here.choose_checkpoint("a-xl")
+    here.page.wait_for_function("easel.form.tabs.txt2img.prediction === 'v'")
+    here.page.wait_for_function("easel.form.tabs.txt2img.zero_terminal_snr === true")
 
 
 def test_on_a_phone_the_preset_stays_within_the_page(site, visit):

@@ -3,7 +3,9 @@
   "use strict";
 
   const TABS = ["txt2img", "img2img", "inpaint"];
-  const PER_CHECKPOINT = ["width", "height", "steps", "cfg_scale", "sampler", "schedule", "shift"];
+  const PER_CHECKPOINT = [
+    "width", "height", "steps", "cfg_scale", "sampler", "schedule", "shift", "prediction", "zero_terminal_snr", "clip_skip",
+  ];
   const DOUBLE_CLICK = 600; // ms
   const form = { shared: {}, tabs: Object.fromEntries(TABS.map((tab) => [tab, {}])) };
   const lastClick = {};

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from webui.studio import Studio
 
 EVENTS = ("restore", "apply", "wanted", "rescan")
+#: What a person says of one checkpoint must not act on the next: emptied there, unless it is remembered for it.
+OWN_WORDS = ("prediction", "zero_terminal_snr", "clip_skip")
 Updates = dict[Control, Any]
 
 
@@ -94,16 +96,16 @@ class Bridge:
         data = _mapping(event._data)
         name = str(data.get("checkpoint", ""))
         try:
-            values = asdict(self.studio.catalog.checkpoint(name).defaults)
+            values = dict.fromkeys(OWN_WORDS) | asdict(self.studio.catalog.checkpoint(name).defaults)
         except UserError as error:  # gone since
             notify([str(error)])
             return {}
         values |= {k: v for k, v in _mapping(data.get("remembered")).items() if k in values}
-        known = {k: v for k, v in values.items() if v is not None}
+        known = {k: v for k, v in values.items() if v not in (None, "")}
         notify([f"{name} wants {self._in_words(known)}."])
         updates: Updates = {self.shared["checkpoint"]: name}
         for tab in self.tabs.values():
-            updates |= to_components(known, tab.fields)
+            updates |= to_components(dict.fromkeys(OWN_WORDS) | known, tab.fields)
         return updates
 
     def _in_words(self, values: Mapping[str, Any]) -> str:
