@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from backend.request import GenerationRequest
 from backend.settings import load_settings
 from tests import builders
 from tests.families.running import colours, job_of, run_job
-from tests.oracles.diffusers_pipelines import sdxl_pipeline
+from tests.oracles.diffusers_pipelines import sd1_pipeline, sdxl_pipeline
 
 WIDTH, HEIGHT, SEED, STEPS = 96, 64, 11, 5
 PROMPT = "a red fox, two hats"
@@ -30,8 +32,10 @@ SHA = "a" * 64  # a stored picture, whose pixels the tests give themselves
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "checkpoints").mkdir()
-    for name, denoiser in (("inpaint", builders.TINY_UNET_INPAINT), ("edit", builders.TINY_UNET_EDIT)):
-        builders.tiny_checkpoint(folder / "checkpoints" / f"{name}.safetensors", "sdxl", denoiser=denoiser)
+    for family, unet in (("sdxl", builders.TINY_UNET), ("sd1", builders.TINY_UNET_SD1)):
+        for kind, channels in (("inpaint", 9), ("edit", 8)):
+            path = folder / "checkpoints" / f"{family}-{kind}.safetensors"
+            builders.tiny_checkpoint(path, family, denoiser=replace(unet, in_channels=channels))  # type: ignore[arg-type]
     return Engine(load_settings(data_dir=folder, models_dir=folder, device="cpu", dtype="float32"))
 
 
@@ -62,8 +66,10 @@ def theirs(engine: Engine, name: str, kind: Any) -> tuple[Any, Any]:
     """diffusers' pipeline of another class around the same parts, and the plain one."""
     info = engine.catalog.checkpoint(name)
     assert isinstance(info.denoiser, UNetConfig)
-    whole = sdxl_pipeline(info, {part: engine.manager.get(info, part) for part in info.sources},
-                          builders.tiny_clip_tokenizer())  # fmt: skip
+    models = {part: engine.manager.get(info, part) for part in info.sources}
+    make = sd1_pipeline if info.family == "sd1" else sdxl_pipeline
+    whole = make(info, models, builders.tiny_clip_tokenizer())
+    whole.unet.register_to_config(sample_size=64)  # SD1's inpainting pipeline compares it
     other = kind(**{part: each for part, each in whole.components.items() if each is not None})
     other.set_progress_bar_config(disable=True)
     return other, whole
@@ -83,22 +89,17 @@ def test_an_inpainting_trajectory_is_diffusers(engine: Engine, negative: str) ->
     from diffusers import StableDiffusionXLInpaintPipeline
 
     image, mask = colours(WIDTH, HEIGHT), mask_of((19, 9, 70, 45))
-    request = ask("inpaint", negative_prompt=negative, mask=SHA, mask_blur=0, denoise=0.7)
+    request = ask("sdxl-inpaint", negative_prompt=negative, mask=SHA, mask_blur=0, denoise=0.7)
     ours = run_job(engine, job_of(engine, request, image, mask))
     assert len(ours.states) == 4
     states: list[Tensor] = []
-
-    def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        states.append(tensors["latents"].clone())
-        return {}
-
-    pipe, _ = theirs(engine, "inpaint", StableDiffusionXLInpaintPipeline)
+    pipe, _ = theirs(engine, "sdxl-inpaint", StableDiffusionXLInpaintPipeline)
     # Its strength cuts a list of sigmas: one more before ours, and it leaves that one out.
     sigmas = [20.0, *ours.sigmas.tolist()]
     pipe(
         PROMPT, image=image, mask_image=mask, negative_prompt=negative or None, strength=0.81, width=WIDTH,
         height=HEIGHT, num_inference_steps=len(sigmas), sigmas=sigmas, guidance_scale=3.5, output_type="latent",
-        generator=torch.Generator().manual_seed(SEED), callback_on_step_end=keep,
+        generator=torch.Generator().manual_seed(SEED), callback_on_step_end=keeper(states),
     )  # fmt: skip
     assert len(states) == len(ours.states)
     for state, want in zip(ours.states, states, strict=True):
@@ -118,11 +119,11 @@ def test_an_instruct_pix2pix_trajectory_is_diffusers(
     from diffusers import StableDiffusionXLInstructPix2PixPipeline
 
     image = colours(WIDTH, HEIGHT)
-    request = ask("edit", negative_prompt=negative, denoise=1.0, cfg_scale=scale, image_cfg_scale=image_scale,
+    request = ask("sdxl-edit", negative_prompt=negative, denoise=1.0, cfg_scale=scale, image_cfg_scale=image_scale,
                   cfg_rescale=rescale)  # fmt: skip
     ours = run_job(engine, job_of(engine, request, image))
     assert len(ours.states) == STEPS
-    pipe, plain = theirs(engine, "edit", StableDiffusionXLInstructPix2PixPipeline)
+    pipe, plain = theirs(engine, "sdxl-edit", StableDiffusionXLInstructPix2PixPipeline)
     with torch.no_grad():  # its own way to the negative embeddings breaks where there is no negative prompt
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         embeddings = dict(zip(names, plain.encode_prompt(PROMPT, negative_prompt=negative or None), strict=True))
@@ -137,6 +138,67 @@ def test_an_instruct_pix2pix_trajectory_is_diffusers(
         callback=lambda _step, _timestep, latents: states.append(latents.clone()), callback_steps=1,
     )  # fmt: skip
     assert len(states) == STEPS
+    for state, want in zip(ours.states, states, strict=True):
+        close(state, want)
+
+
+def keeper(states: list[Tensor]) -> Any:
+    def keep(_pipeline: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        states.append(tensors["latents"].clone())
+        return {}
+
+    return keep
+
+
+def with_sigmas(pipe: Any, sigmas: list[float]) -> None:
+    """SD1's pipelines take a number of steps only."""
+    set_timesteps = pipe.scheduler.set_timesteps
+    pipe.scheduler.set_timesteps = lambda _steps, device=None: set_timesteps(sigmas=sigmas, device=device)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.usefixtures("modes")
+def test_an_sd1_inpainting_trajectory_is_diffusers(engine: Engine) -> None:
+    from diffusers import StableDiffusionInpaintPipeline
+
+    image, mask = colours(WIDTH, HEIGHT), mask_of((19, 9, 70, 45))
+    request = ask("sd1-inpaint", mask=SHA, mask_blur=0, denoise=0.7, negative_prompt="a green hat")
+    ours = run_job(engine, job_of(engine, request, image, mask))
+    pipe, _ = theirs(engine, "sd1-inpaint", partial(StableDiffusionInpaintPipeline, safety_checker=None,
+                                                    feature_extractor=None, requires_safety_checker=False))  # fmt: skip
+    sigmas, states = [20.0, *ours.sigmas.tolist()], list[Tensor]()
+    with_sigmas(pipe, sigmas)
+    pipe(
+        PROMPT, image=image, mask_image=mask, negative_prompt="a green hat", strength=0.81, width=WIDTH, height=HEIGHT,
+        num_inference_steps=len(sigmas) - 1, guidance_scale=3.5, output_type="latent",
+        generator=torch.Generator().manual_seed(SEED), callback_on_step_end=keeper(states),
+    )  # fmt: skip
+    assert len(states) == len(ours.states) == 4
+    for state, want in zip(ours.states, states, strict=True):
+        close(state, want)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize(("scale", "image_scale"), [(3.5, 1.5), (7.5, 1.0)])
+def test_an_sd1_instruct_pix2pix_trajectory_is_diffusers(engine: Engine, scale: float, image_scale: float) -> None:
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    image = colours(WIDTH, HEIGHT)
+    request = ask("sd1-edit", denoise=1.0, cfg_scale=scale, image_cfg_scale=image_scale, negative_prompt="a green hat")
+    ours = run_job(engine, job_of(engine, request, image))
+    pipe, _ = theirs(engine, "sd1-edit", partial(StableDiffusionInstructPix2PixPipeline, safety_checker=None,
+                                                 feature_extractor=None, requires_safety_checker=False))  # fmt: skip
+    with_sigmas(pipe, ours.sigmas.tolist())
+    noise = torch.randn((4, HEIGHT // 8, WIDTH // 8), generator=torch.Generator().manual_seed(SEED))[None]
+    states: list[Tensor] = []
+    pipe(
+        PROMPT, image=image, negative_prompt="a green hat", latents=noise, num_inference_steps=STEPS,
+        guidance_scale=scale, image_guidance_scale=image_scale, output_type="latent",
+        callback_on_step_end=keeper(states),
+    )  # fmt: skip
+    assert len(states) == len(ours.states) == STEPS
     for state, want in zip(ours.states, states, strict=True):
         close(state, want)
 
@@ -164,7 +226,7 @@ def test_inpainting_reads_mask_then_the_latent_of_what_is_kept_with_grey_where_m
 
 @pytest.mark.parametrize("image", [None, colours(WIDTH, HEIGHT)], ids=["txt2img", "img2img"])
 def test_without_a_mask_all_is_masked(engine: Engine, image: Image.Image | None) -> None:
-    job = job_of(engine, ask("inpaint", init_image=SHA if image else None), image)
+    job = job_of(engine, ask("sdxl-inpaint", init_image=SHA if image else None), image)
     (inputs,) = pipeline.prepare_start(job, engine.manager).inputs.values()
     with torch.no_grad():
         grey = engine.manager.vae(job.info).encode(torch.zeros(1, 3, HEIGHT, WIDTH))

@@ -216,6 +216,19 @@ def test_the_prediction_is_read_back_and_a1111s_noise_schedule_understood():
     assert parse_parameters(theirs)["zero_terminal_snr"] is True
 
 
+def test_refiner_and_image_cfg_scale_are_written_and_read_as_a1111_does():
+    request = GenerationRequest(prompt="a", steps=20, refiner="sd_xl_refiner_1.0", refiner_switch=0.7,
+                                image_cfg_scale=1.25, aesthetic_score=7.0)  # fmt: skip
+    text = parameters_text(request, {"refiner_hash": "7440042bbd"}, core_registry())
+    assert "Refiner: sd_xl_refiner_1.0 [7440042bbd], Refiner switch at: 0.7" in text
+    assert "Image CFG scale: 1.25" in text
+    parsed = read_parameters(text, core_registry())
+    assert parsed.fields["refiner"] == "sd_xl_refiner_1.0"
+    assert [parsed.fields[name] for name in ("refiner_switch", "image_cfg_scale", "aesthetic_score")] == [0.7, 1.25, 7]
+    assert (parsed.facts["refiner_hash"], parsed.leftovers) == ("7440042bbd", {})
+    assert parse_parameters("a\nSteps: 2, Seed: 1, Refiner: x [y] z")["refiner"] == "x [y] z"
+
+
 def test_what_has_no_place_is_named():
     parsed = read_parameters(
         "a\nSteps: 999, Sampler: Restart, Schedule type: Align Your Steps, Size: 3x3, Seed: 1", REGISTRY

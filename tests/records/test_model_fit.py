@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from backend.errors import BadRequest
+from backend.errors import BadRequest, ModelUnsupported
 from backend.records.model_fit import skip_layer_indices
 from backend.request import GenerationRequest
 from tests.records.test_resolve import SD3, XL, resolved
@@ -42,3 +44,53 @@ def test_a_window_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(BadRequest, match=r"ends at 0\.2 of the steps, before it begins at 0\.5") as caught:
         resolved(request, SD3)
     assert caught.value.field == "skip_layer_end"
+
+
+REFINER = replace(XL, name="refiner", family="sdxl_refiner", variant="SDXL refiner")
+EDIT = replace(XL, name="edit", variant="SDXL instruct-pix2pix", denoiser=replace(XL.denoiser, in_channels=8))
+SHA = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("info", "refiner"),
+    [
+        (XL, SD3),
+        (SD3, XL),
+        (XL, replace(REFINER, latent=replace(XL.latent, scale=0.18215))),
+        (XL, replace(REFINER, latent=replace(XL.latent, means=(0.0,) * 4, deviations=(2.0,) * 4))),
+        (SD3, replace(SD3, name="eps", prediction="eps")),
+    ],
+)
+def test_a_refiner_of_another_latent_space_is_refused_by_name(info, refiner) -> None:
+    with pytest.raises(ModelUnsupported, match=f"{refiner.name} .* another latent space than {info.name}") as caught:
+        resolved(GenerationRequest(refiner="r"), info, refiner=refiner)
+    assert caught.value.field == "refiner"
+
+
+@pytest.mark.parametrize("refiner", [REFINER, replace(XL, name="other", prediction="v"), replace(XL)])
+def test_any_checkpoint_of_the_same_latents_may_be_the_refiner(refiner) -> None:
+    request = resolved(GenerationRequest(refiner="other.safetensors"), XL, refiner=refiner).request
+    assert (request.refiner, request.refiner_switch) == ("other", 0.8)
+
+
+def test_an_instruct_pix2pix_model_wants_a_picture_and_refines_nothing() -> None:
+    with pytest.raises(BadRequest, match="changes a picture") as caught:
+        resolved(GenerationRequest(), EDIT)
+    assert caught.value.field == "init_image"
+    with pytest.raises(ModelUnsupported, match="cannot take over"):
+        resolved(GenerationRequest(refiner="edit"), XL, refiner=EDIT)
+    given = GenerationRequest(init_image=SHA, denoise=1.0, image_cfg_scale=2.0)
+    assert resolved(given, EDIT, init_size=(1024, 1024)).notes == ()
+
+
+def test_layers_are_checked_against_both_checkpoints() -> None:
+    deeper = replace(SD3, name="deeper", denoiser=replace(SD3.denoiser, depth=12))
+    with pytest.raises(BadRequest, match="last layer of sd3 is 1"):
+        resolved(GenerationRequest(skip_layer_scale=1.0, refiner="sd3"), deeper, refiner=SD3)
+
+
+def test_what_only_other_models_read_is_said() -> None:
+    notes = resolved(GenerationRequest(image_cfg_scale=3.0, negative_aesthetic_score=1.0)).notes
+    assert len(notes) == 2
+    assert resolved(GenerationRequest(negative_aesthetic_score=1.0, refiner="r"), refiner=REFINER).notes == ()
+    assert resolved(GenerationRequest(aesthetic_score=1.0, crop_left=8), REFINER).notes == ()

@@ -105,3 +105,12 @@ def test_help_is_the_requests_own(gradio):
 
     assert help_texts()["denoise"] == "img2img: 0 keeps the picture, 1 starts anew."
     assert set(help_texts()) <= {*GenerationRequest.__dataclass_fields__}
+
+
+def test_fields_of_models_with_other_inputs_are_not_sent():
+    from webui.form import for_family
+
+    fields = {"prompt": "a", "image_cfg_scale": 2.0, "refiner": "r", "aesthetic_score": 7.0}
+    assert for_family(fields, "sdxl", "edit") == fields
+    assert "image_cfg_scale" not in for_family(fields, "sdxl")
+    assert for_family(fields, "sd3") == {"prompt": "a", "refiner": "r"}
