@@ -74,7 +74,8 @@ def component(
         return gr.Dropdown(list(choices), value=value, allow_custom_value=True, **options)
     if "enum" in schema:
         kind = gr.Radio if field in RADIOS else gr.Dropdown
-        named: list[tuple[str, Any]] = [(WRITTEN.get(name, name.capitalize()), name) for name in schema["enum"]]
+        names: list[str] = schema["enum"]
+        named: list[tuple[str, Any]] = [(WRITTEN.get(name, name.capitalize()), name) for name in names]
         if schema["nullable"]:
             return kind([OPEN, *named], value=value or "", **options)
         return kind(named, value=value, **options)

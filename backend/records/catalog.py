@@ -219,7 +219,7 @@ class Catalog:
                 return self._seen(file)
         raise NotFound(
             "There is no checkpoint that this version can run.",
-            "Put a .safetensors file of SDXL or SD3.5 into models/checkpoints.",
+            "Put a .safetensors file of SD1.5, SD2, SDXL or SD3.5 into models/checkpoints.",
             field="checkpoint",
         )
 
