@@ -86,7 +86,12 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """A CLIP text encoder; ``pad`` is the id that fills a chunk (49407 for CLIP-L, 0 for CLIP-G)."""
+    """A CLIP text encoder.
+
+    Attributes:
+        pad: the id that fills a chunk (49407 for CLIP-L, 0 for CLIP-G).
+        cut: so many last layers are not in the file, though clip skip counts them (SD2 as diffusers stores it).
+    """
 
     width: int
     layers: int
@@ -99,6 +104,7 @@ class CLIPConfig:
     bos: int
     eos: int
     pad: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)

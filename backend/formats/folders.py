@@ -42,7 +42,6 @@ _ENCODERS: Mapping[Family, Mapping[str, Part]] = {
     "sdxl_refiner": {"text_encoder_2": "clip_g"},
     "sd3": {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5"},
 }
-_SD2_LAYERS = 24  # diffusers stores 23 and takes the last, everyone else takes the last but one of all
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,6 @@ def _with_encoders(folder: Path, info: CheckpointInfo) -> CheckpointInfo:
     """The text encoders of the family's sub-folders, checked against the denoiser."""
     configs: dict[Part, CLIPConfig | T5Config] = {}
     sources: dict[Part, PartSource] = {}
-    notes: list[str] = []
     for name, part in _ENCODERS[info.family].items():
         if not (folder / name).is_dir():
             continue
@@ -130,9 +128,6 @@ def _with_encoders(folder: Path, info: CheckpointInfo) -> CheckpointInfo:
             numbers = {"activation": sub.config.get("hidden_act"), "heads": sub.config.get("num_attention_heads")}
             _add(metadata, f"easel.{part}", numbers)
         config = encoder_configs({part: ("", tensors)}, metadata)[part]
-        if part == "clip_h" and config.layers < _SD2_LAYERS:
-            notes.append(f"Its CLIP-H lacks its last layer, as diffusers stores it, and is not used ({name}/).")
-            continue
         check_complete(config, tensors, PART_NAMES[part])
         configs[part], sources[part] = config, part_source(sub.paths, "", tensors)
     family = next(row for row in FAMILIES if row.name == info.family)
@@ -141,7 +136,7 @@ def _with_encoders(folder: Path, info: CheckpointInfo) -> CheckpointInfo:
     absences = {f"It has no {PART_NAMES[part]}." for part in configs}
     kept = tuple(note for note in info.notes if note not in absences)
     changed: dict[str, Any] = {**configs}
-    return replace(info, **changed, sources={**info.sources, **sources}, notes=(*kept, *notes))
+    return replace(info, **changed, sources={**info.sources, **sources}, notes=kept)
 
 
 def _sub(folder: Path) -> _Sub:

@@ -6,6 +6,7 @@ What the ``easel.*`` fields of the header say stands in place of what was measur
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata, measure
@@ -29,6 +30,8 @@ _LAYOUT_KEYS: Mapping[str, Layout] = {
     "positional_embedding": "open_clip",
     "embeddings.token_embedding.weight": "headless",
 }
+
+_CLIP_H_LAYERS = 24  # diffusers stores 23 of them for SD2, which reads the last but one
 
 Parts = Mapping[Part, tuple[str, Tensors]]  # prefix and tensors of each part that is there
 
@@ -75,6 +78,8 @@ def encoder_configs(parts: Parts, metadata: Mapping[str, str]) -> Mapping[Part, 
 def clip_config(part: Part, tensors: Tensors, metadata: Mapping[str, str]) -> CLIPConfig:
     """The CLIP tower of these keys. Raises ModelCorrupt: decisive ones are missing or do not fit the metadata."""
     measured = measure.clip_config(tensors, is_clip_l=part == "clip_l")
+    if part == "clip_h" and measured.layers == _CLIP_H_LAYERS - 1:
+        measured = replace(measured, cut=1)
     config = easel_metadata.overridden(measured, metadata, f"easel.{part}")
     check_divides(config.heads, config.width, f"heads of {part}")
     if max(config.bos, config.eos, config.pad) >= config.vocab_size:

@@ -256,11 +256,15 @@ def _check_vae(info: CheckpointInfo, vae: VaeInfo | None) -> None:
 
 
 def _check_clip_skip(request: GenerationRequest, info: CheckpointInfo) -> None:
-    layers = min((clip.layers for clip in (info.clip_l, info.clip_g, info.clip_h) if clip is not None), default=None)
-    if request.clip_skip is not None and layers is not None and request.clip_skip > layers:
+    clips = [clip for clip in (info.clip_l, info.clip_g, info.clip_h) if clip is not None]
+    if request.clip_skip is None or not clips:
+        return
+    low, high = 1 + max(clip.cut for clip in clips), min(clip.layers + clip.cut for clip in clips)
+    if not low <= request.clip_skip <= high:
+        layers = f"{high} layers" if low == 1 else f"{high} layers, the last of which is not in its file"
         raise BadRequest(
-            f"Clip skip is {request.clip_skip}, but a CLIP encoder of {info.name} has {layers} layers.",
-            f"Accepted: 1 to {layers}.",
+            f"Clip skip is {request.clip_skip}, but a CLIP encoder of {info.name} has {layers}.",
+            f"Accepted: {low} to {high}.",
             field="clip_skip",
         )
 

@@ -49,7 +49,7 @@ def encode_clip(
     """Encode all chunks of a prompt and lay them end to end; weights act on ``hidden`` only.
 
     Args:
-        clip_skip: 1 is the last layer, 2 the one before (SDXL, SD3).
+        clip_skip: 1 is the last layer, 2 the one before (SDXL, SD3); layers that the file lacks count.
         final_norm: as in ``clip_states``.
     Raises:
         BadRequest: if the encoder has no such layer.
@@ -62,7 +62,7 @@ def encode_clip(
         rows.append((config.bos, config.eos, *(config.pad,) * (config.positions - 2)))
     with spliced(model.text_model.embeddings.token_embedding, [chunk.rows for chunk in chunks]):
         ids = _as_ids(rows, model)
-        states = clip_states(model, ids, eos=config.eos, clip_skip=clip_skip, final_norm=final_norm)
+        states = clip_states(model, ids, eos=config.eos, clip_skip=clip_skip - config.cut, final_norm=final_norm)
     hidden = states.hidden[: len(chunks)]
     empty = states.hidden[-1:] if is_interpolated else None
     hidden = emphasise(hidden, weights, emphasis, empty=empty)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,19 @@ from backend.engine.engine import Engine
 from backend.errors import ModelCorrupt, ModelUnsafe, ModelUnsupported
 from backend.formats.configs import CheckpointInfo, OtherFile
 from backend.formats.folders import MAX_JSON, detect_folder
+from backend.formats.parts import clip_config
+from backend.formats.reader import TensorInfo
 from backend.records.catalog import Catalog
 from backend.settings import load_settings
+from backend.text.encode import encode_clip
+from backend.text.encoders import build_clip
+from backend.text.prompt import ParsedPrompt, Piece
+from backend.text.tokenize import ClipTokenizer
 from tests import builders
 from tests.checkpoints import tiny
 from tests.checkpoints.diffusers_folder import put, write_folder
 from tests.engine.conftest import ask
+from tests.formats.files import published
 
 
 @pytest.mark.parametrize(("variant", "shards"), [("", 1), (".fp16", 1), ("", 3), (".fp16", 2)])
@@ -142,6 +151,30 @@ def test_what_is_missing_or_pickled_or_of_another_kind_is_a_sentence(tmp_path):
 
     write_tensors(weights, {"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}, {})
     assert isinstance(detect_folder(folder), OtherFile)
+
+
+def test_sd2_s_encoder_without_its_last_layer_reads_the_same(tmp_path):
+    """diffusers stores 23 of CLIP-H's 24 layers and takes the last; SD2 reads the last but one."""
+    prefix = "cond_stage_model.model."
+    short = {
+        key.removeprefix(prefix): TensorInfo(dtype, tuple(shape))
+        for key, (dtype, shape) in published("sd21").items()
+        if key.startswith(prefix) and ".resblocks.23." not in key
+    }
+    assert (clip_config("clip_h", short, {}).layers, clip_config("clip_h", short, {}).cut) == (23, 1)
+    full = replace(tiny.CLIP_G, layers=4)
+    cut = replace(full, layers=3, cut=1)
+    long, brief = build_clip(full), build_clip(cut)
+    builders.randomise(long)
+    brief.load_state_dict({key: tensor for key, tensor in long.state_dict().items() if ".layers.3." not in key})
+    tokenizer = ClipTokenizer(full, builders.tiny_clip_tokenizer())
+    prompt = ParsedPrompt(((Piece("a fox", 1.0),),))
+    for skip in (2, 3):
+        ours, theirs = (
+            encode_clip(model, tokenizer, config, prompt, clip_skip=skip, final_norm=True).hidden
+            for model, config in ((brief, cut), (long, full))
+        )
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_the_catalog_lists_a_folder_as_one_entry_and_notices_its_changes(tmp_path):
