@@ -18,6 +18,7 @@ from backend.formats.answers import check_answer
 from backend.formats.configs import CheckpointInfo, EncoderInfo, PreviewInfo, VaeInfo
 from backend.formats.detect import detect
 from backend.formats.folders import detect_folder
+from backend.formats.inputs import extra_inputs
 from backend.formats.preview_files import decoder_for
 from backend.formats.reader import read_header
 from backend.records.answers import ModelAnswers
@@ -206,17 +207,23 @@ class Catalog:
         raise NotFound("This model file is not there (any more).", "Look at the Models tab.")
 
     def default_checkpoint(self) -> ModelEntry:
-        """The first usable checkpoint of the user's by name, else a shipped one.
+        """The first usable checkpoint of the user's by name that makes pictures from words, else a shipped one.
 
         Raises:
             NotFound: there is none.
         """
         self.look()
+        helpers: list[ModelEntry] = []
         with self._lock:
             files = [file for file in self._files.values() if file.place.folder == "checkpoints"]
         for file in sorted(files, key=lambda file: (DEMOS.index(file.name) if file.name in DEMOS else -1, file.name)):
-            if self._seen(file).usable:
-                return self._seen(file)
+            entry = self._seen(file)
+            if entry.usable and not _is_helper(entry.info):
+                return entry
+            if entry.usable:
+                helpers.append(entry)
+        if helpers:
+            return helpers[0]
         raise NotFound(
             "There is no checkpoint that this version can run.",
             "Put a .safetensors file of SD1.5, SD2, SDXL or SD3.5 into models/checkpoints.",
@@ -429,6 +436,13 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "vae": ("VAE", "vae"),
     "text_encoders": ("Text encoder", ""),
 }
+
+def _is_helper(info: Info | None) -> bool:
+    """Whether a checkpoint needs a picture, or another checkpoint's, to begin with."""
+    return isinstance(info, CheckpointInfo) and (
+        info.family == "sdxl_refiner" or extra_inputs(info.denoiser) != "none"
+    )
+
 
 #: How a request may write a name, most exact first; those in one row are equally good.
 _SPELLINGS: Sequence[Sequence[Callable[[_File], str]]] = (

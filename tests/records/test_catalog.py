@@ -304,3 +304,11 @@ def test_a_file_is_found_by_its_hash_once_that_is_known(models, tmp_path):
     assert catalog.by_hash("ABABABABAB").name == "renamed"
     assert catalog.by_hash("abab") is None
     assert catalog.by_hash("0123456789") is None
+
+
+def test_the_default_makes_pictures_from_words(models):
+    put(models, "checkpoints/a-refiner.safetensors", "sdxl_refiner")
+    put(models, "checkpoints/b-inpaint.safetensors", "sdxl_inpaint")
+    assert Catalog(models).default_checkpoint().name == "a-refiner"
+    put(models, "checkpoints/z-base.safetensors", "sdxl_base")
+    assert Catalog(models).default_checkpoint().name == "z-base"

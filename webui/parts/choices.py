@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 Choices = list[tuple[str, Any]]
 
 
-def checkpoints(studio: Studio) -> Choices:
-    """Every checkpoint that can be used, by name."""
-    return _usable(studio, "checkpoints")
-
-
 def first_checkpoint(studio: Studio) -> str:
     """The name of the checkpoint that an empty field stands for; empty if there is none."""
     try:
