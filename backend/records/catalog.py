@@ -437,11 +437,10 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "text_encoders": ("Text encoder", ""),
 }
 
+
 def _is_helper(info: Info | None) -> bool:
     """Whether a checkpoint needs a picture, or another checkpoint's, to begin with."""
-    return isinstance(info, CheckpointInfo) and (
-        info.family == "sdxl_refiner" or extra_inputs(info.denoiser) != "none"
-    )
+    return isinstance(info, CheckpointInfo) and (info.family == "sdxl_refiner" or extra_inputs(info.denoiser) != "none")
 
 
 #: How a request may write a name, most exact first; those in one row are equally good.
