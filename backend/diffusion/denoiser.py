@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from backend.diffusion.conditioning import Composed, Conditioning, ScheduledConditioning
-from backend.diffusion.guidance import Guidance, Way, guide
+from backend.diffusion.guidance import Guidance, Way, combine, guide
+from backend.diffusion.patching import (
+    NO_PATCHES,
+    AddBranch,
+    AfterGuidance,
+    BeforeGuidance,
+    Call,
+    ChangeConditioning,
+    CombineGuidance,
+    ModelCall,
+    Outputs,
+    Patch,
+    Patched,
+    PatchSet,
+)
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import OnStep, StepState
 from backend.errors import NanDetected
@@ -59,6 +74,8 @@ class GuidedDenoiser:
             a step (text keys and values).
         dtype: of the network's arithmetic; everything around it stays in the dtype of ``x``.
         check: called before each network call; raises to stop the run (``Cancelled``).
+        patches: what the job's extensions change; branches on which other patches of the network act do not share a
+            call.
     """
 
     def __init__(
@@ -76,6 +93,7 @@ class GuidedDenoiser:
         prepare: Callable[[Tensor], Any] | None = None,
         dtype: torch.dtype = torch.float32,
         check: Callable[[], None] | None = None,
+        patches: PatchSet = NO_PATCHES,
     ) -> None:
         self._network = network
         self._prediction = prediction
@@ -89,6 +107,8 @@ class GuidedDenoiser:
         self._prepare = prepare
         self._dtype = dtype
         self._check = check
+        self._patches = patches
+        self._changed: dict[tuple[int, str], Conditioning] = {}  # by the conditioning and its branch
         self._prepared: dict[tuple[int, ...], tuple[Any, Tensor | None]] = {}
         self.step = 0  # index of the step that is being made
 
@@ -114,6 +134,8 @@ class GuidedDenoiser:
         weights = [part.weight for part in self._cond]
         output = guide(outputs, weights, self._guidance, self.step, self._steps)
         denoised = self._prediction.denoised(output, x, sigma)
+        if self._patches.patches:
+            denoised = self._guided_by_patches(denoised, outputs, x, sigma)
         if not bool(torch.isfinite(denoised).all()):
             raise NanDetected(
                 f"The latent became NaN or infinite at step {self.step + 1} of {self._steps}; no picture was saved.",
@@ -124,13 +146,65 @@ class GuidedDenoiser:
     def _branches(self) -> list[Branch]:
         """What the step evaluates: each way with each AND-joined prompt, or with the negative one."""
         branches: list[Branch] = []
-        for way in self._guidance.ways([part.weight for part in self._cond], self.step, self._steps):
+        for way in self._ways([part.weight for part in self._cond]):
             if way.is_negative and self._uncond is None:
                 raise ValueError(f"step {self.step} needs a branch {way.name!r} but no uncond was given")
             prompts = [self._uncond] if way.is_negative and self._uncond else self._cond
             extra = torch.zeros_like(self._extra) if way.is_blind and self._extra is not None else self._extra
-            branches += [Branch(way, prompt.at(self.step), extra) for prompt in prompts]
+            branches += [Branch(way, self._conditioning(prompt, way), extra) for prompt in prompts]
         return branches
+
+    def _ways(self, weights: Sequence[float]) -> tuple[Way, ...]:
+        """Those of the guidance, and those that patches add."""
+        ways = self._guidance.ways(weights, self.step, self._steps)
+        added = self._patches.of(AddBranch, self.step, self._steps)
+        return (*ways, *(Way(patch.branch, is_negative=patch.is_negative) for patch in added))
+
+    def _conditioning(self, prompt: ScheduledConditioning, way: Way) -> Conditioning:
+        """What the prompt gives the network in this step, as patches have it."""
+        conditioning = prompt.at(self.step)
+        for patch in self._patches.of(ChangeConditioning, self.step, self._steps):
+            if patch.scope.covers(way.name):
+                key = (id(conditioning), f"{way.name} {id(patch)}")
+                if key not in self._changed:
+                    self._changed[key] = patch.change(conditioning, way.name)
+                conditioning = self._changed[key]
+        return conditioning
+
+    def _guided_by_patches(
+        self, denoised: Tensor, outputs: Mapping[str, Sequence[Tensor]], x: Tensor, sigma: Tensor
+    ) -> Tensor:
+        """The guided clean latent after the patches that change, replace or follow the combination."""
+        before = self._patches.of(BeforeGuidance, self.step, self._steps)
+        instead = self._patches.of(CombineGuidance, self.step, self._steps)
+        after = self._patches.of(AfterGuidance, self.step, self._steps)
+        if not (before or instead or after):
+            return denoised
+        single = self._as_single(outputs, x, sigma)
+        scale = self._guidance.scale_at(self.step, self._steps)
+        told = Outputs(single, x, float(sigma), scale, self.step, self._steps)
+        for patch in before:
+            told = replace(told, denoised={**told.denoised, **patch.change(told)})
+        if instead:
+            denoised = instead[0].combine(told)
+        elif before:
+            lists = {way: [latent] for way, latent in told.denoised.items()}
+            denoised = guide(lists, [1.0], self._guidance, self.step, self._steps)
+        for patch in after:
+            denoised = patch.change(denoised, told)
+        return denoised
+
+    def _as_single(self, outputs: Mapping[str, Sequence[Tensor]], x: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+        """One clean latent a branch: AND-joined prompts as what scale 1 makes of them.
+
+        Clean latents combine as outputs do, since the weights of a combination sum to 1.
+        """
+        weights = [part.weight for part in self._cond]
+        clean = {way: [self._prediction.denoised(o, x, sigma) for o in given] for way, given in outputs.items()}
+        uncond = next(iter(clean.get("uncond", ())), None)
+        return {
+            way: given[0] if len(given) == 1 else combine(given, weights, uncond, 1.0) for way, given in clean.items()
+        }
 
     def _outputs(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
         """The network's output for each branch, (B, C, H, W) in the dtype of ``x``."""
@@ -144,10 +218,48 @@ class GuidedDenoiser:
             batch = self._batch(scaled, [branches[i] for i in group])
             times = x.new_full((len(batch),), timestep, dtype=torch.float32)
             skipped = branches[group[0]].way.skip_blocks
-            options = {"skip_blocks": skipped} if skipped else {}
-            result = self._network(batch, times, context, pooled, **options)
+            options: dict[str, Any] = {"skip_blocks": skipped} if skipped else {}
+            if self._patches.patches:
+                result = self._patched_call(batch, times, context, pooled, options, [branches[i] for i in group], sigma)
+            else:
+                result = self._network(batch, times, context, pooled, **options)
             outputs.update(zip(group, result.to(x.dtype).chunk(len(group)), strict=True))
         return [outputs[i] for i in range(len(branches))]
+
+    def _patched_call(
+        self,
+        batch: Tensor,
+        times: Tensor,
+        context: Any,
+        pooled: Tensor | None,
+        options: dict[str, Any],
+        branches: Sequence[Branch],
+        sigma: Tensor,
+    ) -> Tensor:
+        """A network call with the patches that act on its branches in this step."""
+        names = tuple(branch.way.name for branch in branches)
+        call = Call(
+            step=self.step,
+            steps=self._steps,
+            sigma=float(sigma),
+            branches=names,
+            images=len(batch) // len(branches),
+            height=batch.shape[2],
+            width=batch.shape[3],
+            text_tokens=max(branch.prompt.tokens for branch in branches),
+        )
+        active = self._patches.on_branch(names[0], self.step, self._steps)
+        if active:
+            options = {**options, "patches": Patched(active, call)}
+
+        run: Callable[[Tensor], Tensor] = partial(self._called, times, context, pooled, options)
+        for patch in reversed(self._patches.of(ModelCall, self.step, self._steps)):
+            if any(patch.scope.covers(name) for name in names):
+                run = _around(patch, call, run)
+        return run(batch)
+
+    def _called(self, times: Tensor, context: Any, pooled: Tensor | None, options: dict[str, Any], x: Tensor) -> Tensor:
+        return self._network(x, times, context, pooled, **options)
 
     def _batch(self, scaled: Tensor, branches: Sequence[Branch]) -> Tensor:
         """The network's input for the branches of one call, (len(branches) * B, C + C', H, W)."""
@@ -161,13 +273,18 @@ class GuidedDenoiser:
         if self._batching == "two passes":
             return [[i] for i in range(len(branches))]
         groups: dict[Hashable, list[int]] = {}
-        for blocks in dict.fromkeys(branch.way.skip_blocks for branch in branches):
-            alike = [i for i, branch in enumerate(branches) if branch.way.skip_blocks == blocks]
+        kinds = [(branch.way.skip_blocks, self._acting_on(branch)) for branch in branches]
+        for kind in dict.fromkeys(kinds):
+            alike = [i for i, other in enumerate(kinds) if other == kind]
             longest = max(branches[i].prompt.tokens for i in alike)
             is_one = self._context_repeats and all(longest % branches[i].prompt.tokens == 0 for i in alike)
             for i in alike:
-                groups.setdefault((blocks, None if is_one else branches[i].prompt.tokens), []).append(i)
+                groups.setdefault((kind, None if is_one else branches[i].prompt.tokens), []).append(i)
         return list(groups.values())
+
+    def _acting_on(self, branch: Branch) -> tuple[Patch, ...]:
+        """The patches of the network that act on a branch in this step."""
+        return self._patches.on_branch(branch.way.name, self.step, self._steps)
 
     def _inputs(self, prompts: Sequence[Conditioning], x: Tensor) -> tuple[Any, Tensor | None]:
         """Context (prepared) and pooled of one network call, kept for the following steps."""
@@ -186,3 +303,7 @@ class GuidedDenoiser:
 
 def _expanded(features: Tensor, images: int) -> Tensor:
     return features.expand(images, *features.shape[1:])
+
+
+def _around(patch: ModelCall, call: Call, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: patch.wrap(x, call, run)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.diffusion.patching import QKV, Patched, Place
+
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, T, C) -> (B, heads, T, C // heads), a view."""
@@ -20,18 +22,19 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(B, T, heads * D)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention over all tokens, scaled by 1/sqrt(D).
 
     Args:
         q: (B, heads, T, D).
         k, v: (B or 1, heads, S, D); one row serves the whole batch.
+        bias: added to the scores, broadcastable to (B, heads, T, S).
     Returns:
         (B, heads, T, D).
     """
     if k.shape[0] != q.shape[0]:
         k, v = (part.expand(q.shape[0], -1, -1, -1) for part in (k, v))
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Attention(nn.Module):
         """(B, T, context_dim) -> keys and values, (B, heads, T, head_dim) each."""
         return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor], place: Place | None = None, patches: Patched | None = None
+    ) -> Tensor:
         """(B, T, dim) -> (B, T, dim), attending to what ``keys_values`` was made from."""
         q = split_heads(self.to_q(x), self.heads)
         k, v = keys_values
-        h = attend(q, k, v)
+        h = attend(q, k, v) if patches is None or place is None else patches.attention(place, QKV(q, k, v), attend)
         h = merge_heads(h)
         return self.to_out[0](h)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from dataclasses import replace
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.diffusion.patching import QKV, BlockState, Patched, Place
 from backend.errors import BadRequest
 from backend.formats.configs import MMDiTConfig
 from backend.nn.attention import PreparedContext, attend, merge_heads
@@ -21,14 +23,6 @@ from backend.nn.layers import Embedder, Mlp, StartsAtZero, sinusoid
 from backend.nn.residuals import spread
 
 TIMESTEP_WAVES = 256  # width of the timestep's sinusoid, the same in every published size
-
-
-class QKV(NamedTuple):
-    """Queries, keys and values, (B, heads, T, head_dim) each."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -41,10 +35,13 @@ def gated(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
     return torch.addcmul(x, gate[:, None], h)
 
 
-def joint_attention(text: QKV, image: QKV) -> tuple[Tensor, Tensor]:
+def joint_attention(
+    text: QKV, image: QKV, place: Place | None = None, patches: Patched | None = None
+) -> tuple[Tensor, Tensor]:
     """Attend over text and image tokens as one sequence, text first; return each part, (B, heads, T, head_dim)."""
     q, k, v = (torch.cat(pair, dim=2) for pair in zip(text, image, strict=True))
-    out = attend(q, k, v)  # (B, heads, T_text + T_image, head_dim)
+    # (B, heads, T_text + T_image, head_dim)
+    out = attend(q, k, v) if patches is None or place is None else patches.attention(place, QKV(q, k, v), attend)
     tokens = text.q.shape[2]
     return out[:, :, :tokens], out[:, :, tokens:]
 
@@ -126,8 +123,13 @@ class JointBlock(nn.Module):
         super().__init__()
         self.context_block = DismantledBlock(config, pre_only=last)
         self.x_block = DismantledBlock(config, dual=dual)
+        self.place: Place | None = None  # of the block and of its two attentions; set by MMDiT
+        self.joint_place: Place | None = None
+        self.image_place: Place | None = None
 
-    def forward(self, context: Tensor, x: Tensor, emb: Tensor) -> tuple[Tensor | None, Tensor]:
+    def forward(
+        self, context: Tensor, x: Tensor, emb: Tensor, patches: Patched | None = None
+    ) -> tuple[Tensor | None, Tensor]:
         """Text tokens (B, T, hidden), image tokens (B, N, hidden) and emb (B, hidden) -> both kinds of tokens.
 
         The last block returns None in place of the text.
@@ -139,12 +141,16 @@ class JointBlock(nn.Module):
         x_norm = image.norm1(x)
         text_qkv = text.attn.project(modulate(text.norm1(context), text_shift, text_scale))
         image_qkv = image.attn.project(modulate(x_norm, shift, scale))
-        text_out, image_out = joint_attention(text_qkv, image_qkv)
+        text_out, image_out = joint_attention(text_qkv, image_qkv, self.joint_place, patches)
 
         x = gated(x, gate, image.attn.proj(merge_heads(image_out)))
         if image.attn2 is not None:
             shift2, scale2, gate2 = second
-            own = attend(*image.attn2.project(modulate(x_norm, shift2, scale2)))
+            qkv = image.attn2.project(modulate(x_norm, shift2, scale2))
+            if patches is None or self.image_place is None:
+                own = attend(*qkv)
+            else:
+                own = patches.attention(self.image_place, qkv, attend)
             x = gated(x, gate2, image.attn2.proj(merge_heads(own)))
         x = gated(x, mlp_gate, image.mlp(modulate(image.norm2(x), mlp_shift, mlp_scale)))
 
@@ -222,6 +228,16 @@ class MMDiT(nn.Module):
             for index in range(config.depth)
         )
         self.final_layer = FinalLayer(config)
+        self.places: list[Place] = []
+        for index, block in enumerate(self._blocks):
+            place = Place(f"joint.{index}", "joint", index, index / max(config.depth - 1, 1), config.patch_size)
+            block.place, block.joint_place = place, replace(place, attention="joint")
+            block.image_place = replace(place, attention="image") if index < config.dual_blocks else None
+            self.places += [p for p in (place, block.joint_place, block.image_place) if p is not None]
+
+    @property
+    def _blocks(self) -> list[JointBlock]:
+        return cast("list[JointBlock]", list(self.joint_blocks))
 
     def initialise_own(self) -> None:
         """Xavier weights, narrow embedders and the sinusoidal position table (Peebles and Xie 2023, DiT's code)."""
@@ -272,6 +288,7 @@ class MMDiT(nn.Module):
         *,
         residuals: Sequence[Tensor] = (),
         skip_blocks: frozenset[int] = frozenset(),
+        patches: Patched | None = None,
     ) -> Tensor:
         """Run the network once.
 
@@ -283,6 +300,7 @@ class MMDiT(nn.Module):
             residuals: image tokens that a guidance network adds after the blocks, (B or 1, N, hidden) each; fewer than
                 blocks serve several in a row.
             skip_blocks: indices of joint blocks that both kinds of tokens pass by (skip-layer guidance).
+            patches: what a job changes inside; None runs the plain path.
         Returns:
             (B, out_channels, H, W).
         Raises:
@@ -297,13 +315,36 @@ class MMDiT(nn.Module):
 
         h = self.embed_image(x)
         emb = self.t_embedder(sinusoid(timestep, TIMESTEP_WAVES).to(x.dtype)) + self.y_embedder(pooled)
-        for index, block in enumerate(self.joint_blocks):
+        for index, block in enumerate(self._blocks):
             if index in skip_blocks:
                 continue  # with its residual, as in the reference
-            text, h = block(text, h, emb)
+            if patches is not None:
+                text, h = _patched(block, text, h, emb, patches)
+            else:
+                text, h = block(text, h, emb)
             if residuals:
                 h = h + spread(residuals, index, self.config.depth)
         h = self.final_layer(h, emb)
         # (B, height * width, patch * patch * C) -> (B, C, height * patch, width * patch)
         h = h.view(B, H // patch, W // patch, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
         return h.reshape(B, -1, H, W)
+
+
+def _patched(
+    block: JointBlock, text: Tensor | None, h: Tensor, emb: Tensor, patches: Patched
+) -> tuple[Tensor | None, Tensor]:
+    """A joint block with everything that acts on it."""
+    place = block.place
+    if place is None:
+        raise ValueError("a block without a place cannot be patched")
+    if patches.skips(place):
+        return text, h
+
+    def run(state: BlockState) -> BlockState:
+        if state.text is None:
+            raise ValueError(f"a patch of {place.block} took the text away")
+        after, image = block(state.text, state.image, emb, patches)
+        return BlockState(image, after)
+
+    state = patches.block(place, BlockState(h, text), run)
+    return state.text, state.image

@@ -6,10 +6,14 @@ Source: Ho et al. 2020, arXiv:2006.11239; Rombach et al. 2022, arXiv:2112.10752;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.diffusion.patching import BlockState, Patched, Place, Stage
 from backend.formats.configs import UNetConfig
 from backend.nn.attention import Attention, PreparedContext
 from backend.nn.layers import FeedForward, SiLU, StartsAtZero, accumulate, sinusoid
@@ -58,14 +62,16 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
         self.index = 0  # place among the network's transformer blocks, in order of execution; set by UNet
+        self.places: tuple[Place | None, Place | None] = (None, None)  # of both attentions; set by UNet
 
-    def forward(self, x: Tensor, context: PreparedContext) -> Tensor:
+    def forward(self, x: Tensor, context: PreparedContext, patches: Patched | None = None) -> Tensor:
         """(B, H * W, dim) -> (B, H * W, dim)."""
+        own, text = self.places
         h = self.norm1(x)
-        x = accumulate(self.attn1(h, self.attn1.keys_values(h)), x)
+        x = accumulate(self.attn1(h, self.attn1.keys_values(h), own, patches), x)
         h = self.norm2(x)
         keys, values = context.parts[self.index]
-        x = accumulate(self.attn2(h, (keys, values)), x)
+        x = accumulate(self.attn2(h, (keys, values), text, patches), x)
         h = self.norm3(x)
         return accumulate(self.ff(h), x)
 
@@ -86,7 +92,7 @@ class SpatialTransformer(StartsAtZero, nn.Module):
         )
         self.proj_out = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: PreparedContext) -> Tensor:
+    def forward(self, x: Tensor, context: PreparedContext, patches: Patched | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         B, C, H, W = x.shape
         h = self.norm(x)
@@ -97,7 +103,7 @@ class SpatialTransformer(StartsAtZero, nn.Module):
         if self.linear:
             h = self.proj_in(h)
         for block in self.transformer_blocks:
-            h = block(h, context)
+            h = block(h, context, patches)
         if self.linear:
             h = self.proj_out(h)
         h = h.reshape(B, H, W, C).permute(0, 3, 1, 2)
@@ -133,13 +139,39 @@ class Upsample(nn.Module):
 class Block(nn.ModuleList):
     """The numbered layers of one input, middle or output block, run in turn."""
 
-    def forward(self, h: Tensor, emb: Tensor, context: PreparedContext, size: tuple[int, int] | None = None) -> Tensor:
+    place: Place | None = None  # set by UNet
+
+    def forward(
+        self,
+        h: Tensor,
+        emb: Tensor,
+        context: PreparedContext,
+        size: tuple[int, int] | None = None,
+        patches: Patched | None = None,
+    ) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W'); ``size`` is what an upsampling layer fills."""
+        if patches is None or self.place is None:
+            return self._run(h, emb, context, size)
+
+        def run(state: BlockState) -> BlockState:
+            return BlockState(self._run(state.image, emb, context, size, patches))
+
+        return patches.block(self.place, BlockState(h), run).image
+
+    def _run(
+        self,
+        h: Tensor,
+        emb: Tensor,
+        context: PreparedContext,
+        size: tuple[int, int] | None,
+        patches: Patched | None = None,
+    ) -> Tensor:
+        is_skipped = patches is not None and self.place is not None and patches.skips(self.place)
         for layer in self:
             if isinstance(layer, ResBlock):
                 h = layer(h, emb)
             elif isinstance(layer, SpatialTransformer):
-                h = layer(h, context)
+                h = h if is_skipped else layer(h, context, patches)
             elif isinstance(layer, Upsample):
                 h = layer(h, size)
             else:
@@ -216,6 +248,7 @@ class UNet(StartsAtZero, UNetInputSide):
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
+        self.places: list[Place] = []
         levels, width = len(config.channel_mult), config.model_channels
         skips, channels = [*self.widths], self.widths[-1]
         depths = iter(config.depth_out)
@@ -235,6 +268,25 @@ class UNet(StartsAtZero, UNetInputSide):
             nn.Conv2d(channels, config.out_channels, 3, padding=1),
         )
         self.number_transformer_blocks()
+        self._place_blocks()
+
+    def _place_blocks(self) -> None:
+        """Tell blocks and attentions where they are, for patches."""
+        middle = [self.middle_block] if len(self.middle_block) else []
+        lists: tuple[tuple[Stage, str, Sequence[nn.Module]], ...] = (
+            ("down", "input", list(self.input_blocks)),
+            ("middle", "middle", middle),
+            ("up", "output", list(self.output_blocks)),
+        )
+        whole = sum(len(blocks) for *_, blocks in lists)
+        number, scale = 0, 1
+        for stage, name, blocks in lists:
+            for index, block in enumerate(blocks):
+                scale *= 2 if any(isinstance(layer, Downsample) for layer in block.children()) else 1
+                place = Place(f"{name}.{index}", stage, number, number / (whole - 1), scale)
+                self.places += _placed(block, place)
+                scale //= 2 if any(isinstance(layer, Upsample) for layer in block.children()) else 1
+                number += 1
 
     def forward(
         self,
@@ -244,6 +296,7 @@ class UNet(StartsAtZero, UNetInputSide):
         pooled: Tensor | None = None,
         *,
         residuals: UNetResiduals | None = None,
+        patches: Patched | None = None,
     ) -> Tensor:
         """Run the network once.
 
@@ -253,6 +306,7 @@ class UNet(StartsAtZero, UNetInputSide):
             context: (B, T, context_dim) or (1, T, context_dim), or what ``prepare_context`` made of it.
             pooled: (B, label_dim), pooled text features and size sinusoids; None where the config has no label_dim.
             residuals: what guidance networks add inside.
+            patches: what a job changes inside; None runs the plain path.
         Returns:
             (B, out_channels, H, W).
         """
@@ -263,18 +317,31 @@ class UNet(StartsAtZero, UNetInputSide):
         h = x
         skips: list[Tensor] = []
         for index, block in enumerate(self.input_blocks):
-            h = block(h, emb, context)
+            h = block(h, emb, context, None, patches)
             if residuals is not None and index in residuals.inputs:
                 h = h + residuals.inputs[index]
             skips.append(h if residuals is None or index not in residuals.skips else h + residuals.skips[index])
-        h = self.middle_block(h, emb, context)
+        h = self.middle_block(h, emb, context, None, patches)
         if residuals is not None and residuals.middle is not None:
             h = h + residuals.middle
         for block in self.output_blocks:
             h = torch.cat([h, skips.pop()], dim=1)
             size = (skips[-1].shape[2], skips[-1].shape[3]) if skips else None
-            h = block(h, emb, context, size)
+            h = block(h, emb, context, size, patches)
         return self.out(h)
+
+
+def _placed(block: nn.Module, place: Place) -> list[Place]:
+    """Give a block and its attentions their places; all of them."""
+    places = [place]
+    block.place = place  # type: ignore[assignment]  # a plain attribute of Block
+    transformers = [module for module in block.modules() if isinstance(module, TransformerBlock)]
+    for layer, transformer in enumerate(transformers):
+        own = replace(place, layer=layer, attention="self")
+        text = replace(place, layer=layer, attention="cross")
+        transformer.places = (own, text)
+        places += [own, text]
+    return places
 
 
 def _embedder(dim: int, hidden: int) -> nn.Sequential:
