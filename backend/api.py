@@ -6,7 +6,37 @@ An extension's engine module imports this module and nothing else of Easel. Its 
 
 from __future__ import annotations
 
+from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.noise import NoiseSource
+from backend.diffusion.patching import (
+    QKV,
+    AddBranch,
+    AfterGuidance,
+    AttentionBias,
+    AttentionInput,
+    AttentionOutput,
+    AttentionReplace,
+    BeforeGuidance,
+    BlockInput,
+    BlockOutput,
+    BlockReplace,
+    BlockState,
+    Call,
+    ChangeConditioning,
+    CombineGuidance,
+    ModelCall,
+    Outputs,
+    Patch,
+    PatchRefused,
+    Place,
+    Scope,
+    SkipBlock,
+    StepMask,
+    VaeDecode,
+    VaeEncode,
+    region_tokens,
+    token_grid,
+)
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import (
     Denoiser,
@@ -19,7 +49,7 @@ from backend.diffusion.samplers.spec import (
 )
 from backend.diffusion.schedules import ScheduleSpec
 from backend.errors import BadRequest, UserError
-from backend.extending import JobView, PanelSpec, Runner
+from backend.extending import JobView, ModelView, PanelSpec, Runner, without_panel
 from backend.hookspecs import hookimpl
 from backend.manifest import API_VERSION
 from backend.parameters import Parameters, choice, flag, number, text, whole
@@ -27,27 +57,57 @@ from backend.request import GenerationRequest
 
 __all__ = [
     "API_VERSION",
+    "QKV",
+    "AddBranch",
+    "AfterGuidance",
+    "AttentionBias",
+    "AttentionInput",
+    "AttentionOutput",
+    "AttentionReplace",
     "BadRequest",
+    "BeforeGuidance",
+    "BlockInput",
+    "BlockOutput",
+    "BlockReplace",
+    "BlockState",
+    "Call",
+    "ChangeConditioning",
+    "CombineGuidance",
+    "Conditioning",
     "Denoiser",
     "GenerationRequest",
     "JobView",
+    "ModelCall",
+    "ModelView",
     "NoiseSource",
     "OnStep",
+    "Outputs",
     "PanelSpec",
     "Parameters",
+    "Patch",
+    "PatchRefused",
+    "Place",
     "Prediction",
     "Runner",
     "SamplerSpec",
     "ScheduleSpec",
+    "Scope",
+    "SkipBlock",
+    "StepMask",
     "StepState",
     "UserError",
+    "VaeDecode",
+    "VaeEncode",
     "choice",
     "deterministic",
     "flag",
     "hookimpl",
     "intervals",
     "number",
+    "region_tokens",
     "stochastic",
     "text",
+    "token_grid",
     "whole",
+    "without_panel",
 ]

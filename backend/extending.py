@@ -1,13 +1,17 @@
-"""What hooks are given and what they return: views of a job, panels, and the runner of nested jobs."""
+"""What hooks are given and what they return: views of a job and a model, panels, and the runner of nested jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+import torch
 from PIL import Image
 
+from backend.diffusion.conditioning import Conditioning
+from backend.diffusion.patching import Place
+from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
 from backend.request import GenerationRequest
 
@@ -68,6 +72,32 @@ class JobView:
     note: Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class ModelView:
+    """The model of a job.
+
+    Attributes:
+        info: what the checkpoint's header tells: family, variant, configuration.
+        places: every block and attention of its network, in order of execution.
+        latent: channels, height and width of a latent, in cells.
+        steps: of this run.
+        device: where tensors that patches keep should lie.
+        encode: a prompt as the family's conditioning, (1, T, D) and (1, P); ``negative`` as a negative prompt.
+    """
+
+    info: CheckpointInfo
+    places: Sequence[Place]
+    latent: tuple[int, int, int]
+    steps: int
+    device: torch.device
+    encode: Callable[..., Conditioning]
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks in order of execution: "input.4", "middle.0", "joint.7"."""
+        return tuple(dict.fromkeys(place.block for place in self.places))
+
+
 class Runner(Protocol):
     """Makes pictures as a part of the job at hand."""
 
@@ -80,3 +110,8 @@ class Runner(Protocol):
             UserError: what ``Engine.generate`` does; ``Cancelled`` when the user stops the outer job.
         """
         ...
+
+
+def without_panel(request: GenerationRequest, name: str) -> GenerationRequest:
+    """The request without a panel's values, as an extension that has expanded it hands it on."""
+    return replace(request, extensions={k: v for k, v in request.extensions.items() if k != name})

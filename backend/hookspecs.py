@@ -21,9 +21,10 @@ import pluggy
 if TYPE_CHECKING:
     from PIL import Image
 
+    from backend.diffusion.patching import Patch
     from backend.diffusion.samplers.spec import SamplerSpec
     from backend.diffusion.schedules import ScheduleSpec
-    from backend.extending import JobView, PanelSpec, Runner
+    from backend.extending import JobView, ModelView, PanelSpec, Runner
     from backend.request import GenerationRequest
 
 PROJECT = "easel"
@@ -68,6 +69,17 @@ def expand_job(job: JobView) -> Sequence[GenerationRequest] | None:
     Kind: job. Called once a job, before anything is resolved but after the seeds are drawn, so that what an
     implementation draws can follow from ``job.request.seed``. What it returns is expanded by the extensions after it,
     too, and not again by its own; None, or an empty list, leaves the order as it is. At most 1,000 in all.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
+    """What this job wants changed in the denoise loop and in the network: typed patches, undone when the job ends.
+
+    Kind: job. Called once a job, after the networks are loaded and before the first step; for a job with a refiner
+    once for each model. What is returned runs in every step without another call of a hook. A patch that ``model``
+    cannot honour, and a second replacement of one point in one scope, fail the job and name the patches.
     """
     raise NotImplementedError
 

@@ -100,7 +100,6 @@ class GuidedDenoiser:
         self._cond = tuple(cond)
         self._uncond = uncond
         self._extra = extra
-        self._steps = steps
         self._guidance = guidance
         self._batching = batching
         self._context_repeats = context_repeats
@@ -110,6 +109,7 @@ class GuidedDenoiser:
         self._patches = patches
         self._changed: dict[tuple[int, str], Conditioning] = {}  # by the conditioning and its branch
         self._prepared: dict[tuple[int, ...], tuple[Any, Tensor | None]] = {}
+        self.steps = steps
         self.step = 0  # index of the step that is being made
 
     def counting(self, on_step: OnStep) -> OnStep:
@@ -132,13 +132,13 @@ class GuidedDenoiser:
         for branch, result in zip(branches, self._outputs(x, sigma, branches), strict=True):
             outputs.setdefault(branch.way.name, []).append(result)
         weights = [part.weight for part in self._cond]
-        output = guide(outputs, weights, self._guidance, self.step, self._steps)
+        output = guide(outputs, weights, self._guidance, self.step, self.steps)
         denoised = self._prediction.denoised(output, x, sigma)
         if self._patches.patches:
             denoised = self._guided_by_patches(denoised, outputs, x, sigma)
         if not bool(torch.isfinite(denoised).all()):
             raise NanDetected(
-                f"The latent became NaN or infinite at step {self.step + 1} of {self._steps}; no picture was saved.",
+                f"The latent became NaN or infinite at step {self.step + 1} of {self.steps}; no picture was saved.",
                 "Try a lower CFG scale, or run the engine with --dtype float32.",
             )
         return denoised
@@ -156,14 +156,14 @@ class GuidedDenoiser:
 
     def _ways(self, weights: Sequence[float]) -> tuple[Way, ...]:
         """Those of the guidance, and those that patches add."""
-        ways = self._guidance.ways(weights, self.step, self._steps)
-        added = self._patches.of(AddBranch, self.step, self._steps)
+        ways = self._guidance.ways(weights, self.step, self.steps)
+        added = self._patches.of(AddBranch, self.step, self.steps)
         return (*ways, *(Way(patch.branch, is_negative=patch.is_negative) for patch in added))
 
     def _conditioning(self, prompt: ScheduledConditioning, way: Way) -> Conditioning:
         """What the prompt gives the network in this step, as patches have it."""
         conditioning = prompt.at(self.step)
-        for patch in self._patches.of(ChangeConditioning, self.step, self._steps):
+        for patch in self._patches.of(ChangeConditioning, self.step, self.steps):
             if patch.scope.covers(way.name):
                 key = (id(conditioning), f"{way.name} {id(patch)}")
                 if key not in self._changed:
@@ -175,21 +175,21 @@ class GuidedDenoiser:
         self, denoised: Tensor, outputs: Mapping[str, Sequence[Tensor]], x: Tensor, sigma: Tensor
     ) -> Tensor:
         """The guided clean latent after the patches that change, replace or follow the combination."""
-        before = self._patches.of(BeforeGuidance, self.step, self._steps)
-        instead = self._patches.of(CombineGuidance, self.step, self._steps)
-        after = self._patches.of(AfterGuidance, self.step, self._steps)
+        before = self._patches.of(BeforeGuidance, self.step, self.steps)
+        instead = self._patches.of(CombineGuidance, self.step, self.steps)
+        after = self._patches.of(AfterGuidance, self.step, self.steps)
         if not (before or instead or after):
             return denoised
         single = self._as_single(outputs, x, sigma)
-        scale = self._guidance.scale_at(self.step, self._steps)
-        told = Outputs(single, x, float(sigma), scale, self.step, self._steps)
+        scale = self._guidance.scale_at(self.step, self.steps)
+        told = Outputs(single, x, float(sigma), scale, self.step, self.steps)
         for patch in before:
             told = replace(told, denoised={**told.denoised, **patch.change(told)})
         if instead:
             denoised = instead[0].combine(told)
         elif before:
             lists = {way: [latent] for way, latent in told.denoised.items()}
-            denoised = guide(lists, [1.0], self._guidance, self.step, self._steps)
+            denoised = guide(lists, [1.0], self._guidance, self.step, self.steps)
         for patch in after:
             denoised = patch.change(denoised, told)
         return denoised
@@ -240,7 +240,7 @@ class GuidedDenoiser:
         names = tuple(branch.way.name for branch in branches)
         call = Call(
             step=self.step,
-            steps=self._steps,
+            steps=self.steps,
             sigma=float(sigma),
             branches=names,
             images=len(batch) // len(branches),
@@ -248,12 +248,12 @@ class GuidedDenoiser:
             width=batch.shape[3],
             text_tokens=max(branch.prompt.tokens for branch in branches),
         )
-        active = self._patches.on_branch(names[0], self.step, self._steps)
+        active = self._patches.on_branch(names[0], self.step, self.steps)
         if active:
             options = {**options, "patches": Patched(active, call)}
 
         run: Callable[[Tensor], Tensor] = partial(self._called, times, context, pooled, options)
-        for patch in reversed(self._patches.of(ModelCall, self.step, self._steps)):
+        for patch in reversed(self._patches.of(ModelCall, self.step, self.steps)):
             if any(patch.scope.covers(name) for name in names):
                 run = _around(patch, call, run)
         return run(batch)
@@ -284,7 +284,7 @@ class GuidedDenoiser:
 
     def _acting_on(self, branch: Branch) -> tuple[Patch, ...]:
         """The patches of the network that act on a branch in this step."""
-        return self._patches.on_branch(branch.way.name, self.step, self._steps)
+        return self._patches.on_branch(branch.way.name, self.step, self.steps)
 
     def _inputs(self, prompts: Sequence[Conditioning], x: Tensor) -> tuple[Any, Tensor | None]:
         """Context (prepared) and pooled of one network call, kept for the following steps."""

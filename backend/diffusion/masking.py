@@ -34,18 +34,18 @@ def composite(repainted: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask == 0, kept, repainted * mask + kept * (1 - mask))
 
 
-def keep_unmasked(denoise: Denoiser, mask: Tensor, init_latent: Tensor) -> Denoiser:
+def keep_unmasked(denoise: Denoiser, mask: Tensor | Callable[[], Tensor], init_latent: Tensor) -> Denoiser:
     """A denoiser that knows the kept part: its ``denoised`` is ``init_latent`` where the mask is 0.
 
     The kept part of ``x`` then follows ``init_latent`` with noise of the current level at every step, as in A1111.
 
     Args:
-        mask: latent mask, (1 or B, 1, h, w) or (1 or B, C, h, w).
+        mask: latent mask, (1 or B, 1, h, w) or (1 or B, C, h, w), or what gives it anew at each call.
         init_latent: (B, C, h, w), denoiser units.
     """
 
     def masked(x: Tensor, sigma: Tensor) -> Tensor:
-        return composite(denoise(x, sigma), init_latent, mask)
+        return composite(denoise(x, sigma), init_latent, mask() if callable(mask) else mask)
 
     return masked
 

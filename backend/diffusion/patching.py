@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -475,6 +475,17 @@ class PatchSet:
 
 
 NO_PATCHES = PatchSet()
+
+
+def around(run: Callable[[Tensor], Tensor], patches: Sequence[VaeDecode | VaeEncode]) -> Callable[[Tensor], Tensor]:
+    """``run`` with the patches around it, the first one outermost."""
+    for patch in reversed(patches):
+        run = partial(_wrapped, patch, run)
+    return run
+
+
+def _wrapped(patch: VaeDecode | VaeEncode, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return patch.wrap(x, run)
 
 
 def owned(patches: Iterable[Patch], owner: str) -> list[Patch]:

@@ -20,19 +20,24 @@ import torch
 from PIL import Image, ImageOps
 
 from backend.diffusion.denoiser import Batching
+from backend.diffusion.patching import PatchSet
 from backend.diffusion.registry import SCHEMA
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
 from backend.engine.device import choose_device, dtype_name
 from backend.engine.extensions import Extensions
+from backend.engine.job import Job, no_patches
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds, activation_bytes, make_plan
 from backend.engine.preview import Previews
 from backend.engine.shares import Share, branches_at_once, shares_of, with_refiner
 from backend.errors import BadRequest, Cancelled, ModelUnsupported, OutOfMemory, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Residents, Step
+from backend.extending import ModelView
 from backend.families.table import FAMILIES
 from backend.formats.configs import CheckpointInfo, VaeInfo
+from backend.nn.mmdit import MMDiT
+from backend.nn.unet import UNet
 from backend.records.catalog import Catalog
 from backend.records.hashes import tensors_hash
 from backend.records.images import Inputs
@@ -206,6 +211,7 @@ class _Run:
         self.batches = 0  # of the whole order, which extensions may make several requests of
         self.batches_done = 0
         self.pictures_done = 0
+        self._patches: dict[Path, PatchSet] = {}  # of the request at hand, by checkpoint
 
     def whole(self, request: GenerationRequest) -> GenerationResult:
         """An order from beginning to end; extensions may make several requests of it."""
@@ -230,6 +236,7 @@ class _Run:
     def generate(self, request: GenerationRequest) -> tuple[GenerationRequest, Plan, list[Picture]]:
         """One request: resolved, its plan and its pictures."""
         engine = self.engine
+        self._patches.clear()
         job = self._prepare(request)
         request = self.request = job.request
         sigmas = pipeline.sigmas_of(job)
@@ -272,7 +279,7 @@ class _Run:
         if self.cancel.is_set():
             raise Cancelled("The job was stopped.")
 
-    def _prepare(self, request: GenerationRequest) -> pipeline.Job:
+    def _prepare(self, request: GenerationRequest) -> Job:
         engine = self.engine
         info, vae = engine.catalog.asked_by(request)
         refiner = engine.catalog.refiner(request.refiner) if request.refiner else None
@@ -298,7 +305,7 @@ class _Run:
             mask = mask.resize(image.size, Image.Resampling.BILINEAR)
         if mask is not None and request.invert_mask:
             mask = ImageOps.invert(mask)
-        job = pipeline.Job(
+        job = Job(
             request=request,
             info=info,
             vae=vae,
@@ -313,10 +320,11 @@ class _Run:
             samplers=engine.extensions.samplers,
             schedules=engine.extensions.schedules,
             values=engine.extensions.values(request),
+            patches_for=self._patches_for if engine.extensions.patching(request) else no_patches,
         )
         return job if refiner is None else with_refiner(job, refiner)
 
-    def _tell_shares(self, job: pipeline.Job, shares: Sequence[Share]) -> None:
+    def _tell_shares(self, job: Job, shares: Sequence[Share]) -> None:
         """Say it when a refiner was asked for and one of the two has nothing to do."""
         if job.refiner is not None and len(shares) < 2:
             idle = job.refiner if shares[0].job is job else job
@@ -325,7 +333,7 @@ class _Run:
                 f"{'after the last' if idle is job.refiner else 'before the first'} of them."
             )
 
-    def _plan(self, job: pipeline.Job, shares: Sequence[Share], steps: int) -> Plan:
+    def _plan(self, job: Job, shares: Sequence[Share], steps: int) -> Plan:
         engine, info, request = self.engine, job.info, job.request
         vae_info: CheckpointInfo | VaeInfo = job.vae or info
         parts = [
@@ -352,6 +360,21 @@ class _Run:
             guidance=job.batching, speeds=engine.speeds,
         )  # fmt: skip
 
+    def _patches_for(self, job: Job, network: UNet | MMDiT) -> PatchSet:
+        """What the extensions change for one of the job's networks; each is asked once."""
+        if job.info.path not in self._patches:
+            steps = len(pipeline.sigmas_of(job)) - 1
+            model = ModelView(
+                info=job.info,
+                places=network.places,
+                latent=pipeline.latent_shape(job),
+                steps=steps,
+                device=self.engine.policy.device,
+                encode=partial(pipeline.encode_one, job, self.engine.manager),
+            )
+            self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note)
+        return self._patches[job.info.path]
+
     def _embedding_facts(self, prompting: pipeline.Prompting) -> dict[str, str]:
         """What the metadata say of the embeddings that were read, as A1111 writes it."""
         try:
@@ -361,7 +384,7 @@ class _Run:
             return {}
         return {"ti_hashes": ", ".join(hashes)} if hashes else {}
 
-    def _step_teller(self, job: pipeline.Job, shares: Sequence[Share], ends: list[float]) -> pipeline.OnBatchStep:
+    def _step_teller(self, job: Job, shares: Sequence[Share], ends: list[float]) -> pipeline.OnBatchStep:
         """Tells each step, and notes in ``ends`` when a checkpoint but the last has made its own."""
         steps, handed_over = shares[-1].until, {share.until for share in shares[:-1]}
         batches, before, every = self.batches, self.batches_done, self.engine.settings.preview_every
@@ -389,14 +412,12 @@ class _Run:
 
         return tell
 
-    def _preview_maker(self, job: pipeline.Job) -> Callable[[torch.Tensor], str]:
+    def _preview_maker(self, job: Job) -> Callable[[torch.Tensor], str]:
         engine = self.engine
         file = engine.catalog.preview_decoder(job.info) if engine.settings.preview_decoder == "auto" else None
         return engine.previews.maker(pipeline.latent_format(job), file, self.note)
 
-    def _finish(
-        self, job: pipeline.Job, batch: pipeline.Batch, hashes: dict[str, str], plan: Plan
-    ) -> Iterator[Picture]:
+    def _finish(self, job: Job, batch: pipeline.Batch, hashes: dict[str, str], plan: Plan) -> Iterator[Picture]:
         """Save a batch's pictures, if they are to be saved, and tell each as soon as it is on disk."""
         facts = self._facts(hashes, plan)
         first = batch.index * job.request.batch_size
@@ -429,7 +450,7 @@ class _Run:
         self.engine.extensions.tell_saved(request, saved.path, saved.parameters)
         return Picture(seed, saved.parameters, path=saved.path)
 
-    def _changed(self, job: pipeline.Job, image: Image.Image) -> Image.Image:
+    def _changed(self, job: Job, image: Image.Image) -> Image.Image:
         """A decoded picture after the extensions that change pictures."""
         return self.engine.extensions.finish(
             job.request, image, self.pictures_done, self.note, partial(self._nested, job.request)
@@ -480,13 +501,13 @@ class _Run:
 class _HashInBackground:
     """Computes the model hashes while the picture is made: they stand in its metadata, always."""
 
-    def __init__(self, catalog: Catalog, job: pipeline.Job) -> None:
+    def __init__(self, catalog: Catalog, job: Job) -> None:
         self._result: dict[str, str] = {}
         self._trouble = ""
         self._thread = threading.Thread(target=self._compute, args=(catalog, job), name="hashes", daemon=True)
         self._thread.start()
 
-    def _compute(self, catalog: Catalog, job: pipeline.Job) -> None:
+    def _compute(self, catalog: Catalog, job: Job) -> None:
         try:
             self._result["model_hash"] = catalog.model_hash(job.info.sources["denoiser"].paths[0])
             if job.refiner:

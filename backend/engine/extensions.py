@@ -6,7 +6,6 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +14,12 @@ import torch
 from PIL import Image
 
 from backend import hookspecs
+from backend.diffusion.patching import Patch, PatchSet, check_patches, owned
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.errors import BadRequest, unknown_name
-from backend.extending import JobView, PanelSpec, Runner
+from backend.extending import JobView, ModelView, PanelSpec, Runner
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import Approvals, ExtensionFailed, Plugins
 from backend.request import GenerationRequest
@@ -109,6 +109,28 @@ class Extensions:
                 )
             requests = expanded
         return requests, list(dict.fromkeys(makers))
+
+    def patching(self, request: GenerationRequest) -> bool:
+        """Whether any extension that the request names has patches to give."""
+        return bool(request.extensions) and bool(self.plugins.implementers("patch_job"))
+
+    def patches(self, request: GenerationRequest, model: ModelView, on_note: OnNote) -> PatchSet:
+        """What the extensions that the request names want changed in the denoise loop and in the network.
+
+        Raises:
+            ExtensionFailed: a hook failed, or returned something else than patches.
+            PatchRefused: the model cannot honour a patch, or two cannot stand together.
+        """
+        wanted: list[Patch] = []
+        for owner in self.plugins.implementers("patch_job"):
+            view = self.view(owner, request, on_note)
+            given = self.plugins.call("patch_job", owner, job=view, model=model) if view else ()
+            wrong = next((patch for patch in given if not isinstance(patch, Patch)), None)
+            if wrong is not None:
+                raise ExtensionFailed(f"The extension {owner} returned a {type(wrong).__name__} from patch_job.")
+            wanted += owned(given, owner)
+        check_patches(wanted, model.places)
+        return PatchSet(tuple(wanted))
 
     def finish(
         self, request: GenerationRequest, image: Image.Image, index: int, on_note: OnNote, run: Runner
@@ -267,8 +289,3 @@ def _restore(state: Mapping[str, Any]) -> None:
     torch.set_default_dtype(state["default dtype"])
     torch.random.set_rng_state(state["random state"])
     torch.use_deterministic_algorithms(state["deterministic mode"])
-
-
-def without_panel(request: GenerationRequest, name: str) -> GenerationRequest:
-    """The request without a panel's values, as an extension that has expanded it hands it on."""
-    return replace(request, extensions={k: v for k, v in request.extensions.items() if k != name})

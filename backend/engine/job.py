@@ -8,15 +8,25 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from backend.diffusion.denoiser import Batching
+from backend.diffusion.patching import NO_PATCHES, PatchSet
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.families.base import Family
 from backend.formats.configs import CheckpointInfo, VaeInfo
+from backend.nn.mmdit import MMDiT
+from backend.nn.unet import UNet
 from backend.parameters import Parameters
 from backend.request import GenerationRequest
 from backend.text.embeddings import NO_WORDS, EmbeddingWords
+
+Denoisers = UNet | MMDiT
+
+
+def no_patches(_job: Job, _network: Denoisers) -> PatchSet:
+    """Of a job without extensions."""
+    return NO_PATCHES
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class Job:
 
     Attributes:
         words: embeddings that the prompts may name.
+        patches_for: what extensions change for one of the job's networks; the same at every call.
         refiner: the same order for the checkpoint that takes over; its prompts, guidance and inputs are its own, its
             VAE is not used.
     """
@@ -44,6 +55,7 @@ class Job:
     schedules: Mapping[str, ScheduleSpec] = field(default_factory=lambda: SCHEDULES)
     values: Mapping[str, Parameters] = field(default_factory=dict)  # of the panels that the request names
     refiner: Job | None = None
+    patches_for: Callable[[Job, Denoisers], PatchSet] = no_patches
 
     @property
     def sampler(self) -> SamplerSpec:

@@ -12,6 +12,7 @@ from functools import partial
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,11 +21,20 @@ from backend.diffusion.denoiser import GuidedDenoiser
 from backend.diffusion.latent_format import LatentFormat
 from backend.diffusion.masking import LatentContent, fill_masked, inpaint_inputs, keep_unmasked, latent_mask
 from backend.diffusion.noise import NoiseSource
+from backend.diffusion.patching import (
+    NO_PATCHES,
+    PatchRefused,
+    PatchSet,
+    StepMask,
+    VaeDecode,
+    VaeEncode,
+    around,
+)
 from backend.diffusion.relay import Leg, Relay
 from backend.diffusion.samplers.spec import Denoiser, StepState
 from backend.diffusion.schedules import img2img_sigmas, make_schedule
 from backend.engine import canvas
-from backend.engine.job import Job
+from backend.engine.job import Job, no_patches
 from backend.engine.models import ModelManager
 from backend.engine.shares import Share, guidance_of, shares_of
 from backend.errors import NanDetected
@@ -34,6 +44,7 @@ from backend.formats.embeddings import EmbeddingInfo
 from backend.formats.inputs import ExtraInputs, extra_inputs
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
+from backend.text.prompt import parse_prompt
 from backend.text.tokenize import Encoder, length_notes
 
 LATENT_CELL = 8  # pixels a latent cell's side, in both families
@@ -60,13 +71,15 @@ class Prompting:
 class Start:
     """Where sampling begins: an init latent (1, C, h, w) in denoiser units, a latent mask, and the pictures' layout.
 
-    ``inputs`` is what denoisers read beside the noisy latent, (1, C', h, w), by kind.
+    ``inputs`` is what denoisers read beside the noisy latent, (1, C', h, w), by kind. ``soft_mask`` is the mean of each
+    cell, 0 to 1, for patches that repaint by degrees.
     """
 
     init_latent: Tensor | None = None
     mask: Tensor | None = None
     layout: canvas.InpaintCanvas | None = None
     inputs: Mapping[ExtraInputs, Tensor] = field(default_factory=lambda: _NO_INPUTS)
+    soft_mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,7 @@ def prepare_start(job: Job, manager: ModelManager) -> Start:
     if image is None:
         return Start(inputs=_inputs(job, manager, None, None))
     width, height = request.width or image.width, request.height or image.height
-    layout = mask = pixels = None
+    layout = mask = soft = pixels = None
     if job.mask is None:
         work = canvas.resize(image, width, height, request.resize_mode)
     else:
@@ -203,10 +216,12 @@ def prepare_start(job: Job, manager: ModelManager) -> Start:
         if request.masked_content == "fill":
             work = canvas.fill_masked(work, layout.work_mask)
         pixels = canvas.mask_to_tensor(layout.work_mask)
-        mask = latent_mask(pixels, (height // LATENT_CELL, width // LATENT_CELL)).to(manager.policy.device)
+        size = (height // LATENT_CELL, width // LATENT_CELL)
+        mask = latent_mask(pixels, size).to(manager.policy.device)
+        soft = F.adaptive_avg_pool2d(pixels, size).to(manager.policy.device)
         if not bool(mask.any()):
             job.on_note("The mask is empty, or its strokes are too thin for the blur: nothing is repainted.")
-    return Start(encode_image(job, manager, work), mask, layout, _inputs(job, manager, work, pixels))
+    return Start(encode_image(job, manager, work), mask, layout, _inputs(job, manager, work, pixels), soft)
 
 
 def _inputs(
@@ -234,6 +249,29 @@ def _inputs(
     return found
 
 
+def _own_patches(job: Job, manager: ModelManager) -> PatchSet:
+    """What extensions change for the job's first network, whose they are around the VAE too."""
+    if job.patches_for is no_patches:
+        return NO_PATCHES
+    return job.patches_for(job, manager.denoiser(job.info))
+
+
+def latent_shape(job: Job) -> tuple[int, int, int]:
+    """Channels, height and width of one latent."""
+    request = job.request
+    return job.info.latent.channels, (request.height or 0) // LATENT_CELL, (request.width or 0) // LATENT_CELL
+
+
+def encode_one(job: Job, manager: ModelManager, prompt: str, *, negative: bool = False) -> Conditioning:
+    """One prompt for all encoders, as it stands at the first step; for extensions that need more prompts than two."""
+    parts = job.family.text_parts(job.info, job.request)
+    plan = job.words.in_plan(parse_prompt(prompt, 1, compose=False))
+    prompts: Prompts = dict.fromkeys(parts, plan.parts[0].at(0))
+    models: dict[Part, nn.Module] = {part: manager.get(job.info, part) for part in parts}
+    with torch.inference_mode():
+        return job.family.encode(models, job.info, job.request, prompts, negative=negative)
+
+
 def sample_batches(
     job: Job, manager: ModelManager, prompting: Prompting, start: Start, sigmas: Tensor, on_step: OnBatchStep
 ) -> Iterator[tuple[int, tuple[int, ...], Tensor]]:
@@ -243,11 +281,7 @@ def sample_batches(
         NanDetected: with the step; Cancelled: between two network calls.
     """
     request, policy = job.request, manager.policy
-    shape = (
-        job.info.latent.channels,
-        (request.height or 0) // LATENT_CELL,
-        (request.width or 0) // LATENT_CELL,
-    )
+    shape = latent_shape(job)
     for batch in range(request.batch_count):
         places = range(batch * request.batch_size, (batch + 1) * request.batch_size)
         seeds, variations = zip(*(request.seeds_of(place) for place in places), strict=True)
@@ -284,6 +318,7 @@ def _denoiser(
     kind = extra_inputs(job.info.denoiser)
     with torch.inference_mode(False):  # the sampler runs in it, and weights that are loaded there can never be changed
         network = manager.denoiser(job.info)
+        patches = job.patches_for(job, network)
     guided = GuidedDenoiser(
         network,
         job.prediction,
@@ -298,10 +333,31 @@ def _denoiser(
         prepare=network.prepare_context,
         dtype=manager.policy.dtype,
         check=job.check,
+        patches=patches,
     )
     if start.mask is None or start.init_latent is None or kind == "inpaint":
+        if changing := patches.of(StepMask):
+            raise PatchRefused(
+                f"{changing[0].name} changes what is repainted step by step, which "
+                + (f"{job.info.name} decides itself." if kind == "inpaint" else "a job without a mask does not do."),
+                "Switch it off, or inpaint with an ordinary checkpoint.",
+                field="extensions",
+            )
         return guided, guided
-    return guided, keep_unmasked(guided, start.mask, start.init_latent)
+    return guided, keep_unmasked(guided, _mask_of(start, guided, patches), start.init_latent)
+
+
+def _mask_of(start: Start, guided: GuidedDenoiser, patches: PatchSet) -> Callable[[], Tensor]:
+    """The latent mask of the step that is being made, as patches have it."""
+    mask, soft = start.mask, start.soft_mask
+    if mask is None or soft is None:
+        raise ValueError("a job without a mask keeps nothing")
+
+    def current() -> Tensor:
+        changing = patches.of(StepMask, guided.step, guided.steps)
+        return changing[0].mask(soft, guided.step, guided.steps) if changing else mask
+
+    return current
 
 
 def _start_point(job: Job, start: Start, noise: NoiseSource, seeds: Sequence[int], sigmas: Tensor) -> Tensor:
@@ -332,17 +388,18 @@ def encode_image(job: Job, manager: ModelManager, image: Image.Image) -> Tensor:
 
 def _encode_pixels(job: Job, manager: ModelManager, pixels: Tensor, doing: str) -> Tensor:
     vae = manager.vae(job.vae or job.info)
-    return _finite(job, vae, pixels, vae.encode, doing)
+    return _finite(job, vae, pixels, around(vae.encode, _own_patches(job, manager).of(VaeEncode)), doing)
 
 
 def decode_latents(job: Job, manager: ModelManager, latents: Tensor) -> tuple[Image.Image, ...]:
     """Pictures of latents in denoiser units, one at a time, so that a batch needs no more memory than one."""
     vae = manager.vae(job.vae or job.info)
     pictures: list[Image.Image] = []
+    decode = around(vae.decode, _own_patches(job, manager).of(VaeDecode))
     for latent in latents.split(1):
         job.check()
         raw = latent_format(job).decode(latent)
-        pictures += canvas.to_images(_finite(job, vae, raw, vae.decode, "decoding"))
+        pictures += canvas.to_images(_finite(job, vae, raw, decode, "decoding"))
     return tuple(pictures)
 
 

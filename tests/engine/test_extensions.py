@@ -18,15 +18,14 @@ from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import request_to_json
 from backend.settings import load_settings
-from tests.engine.conftest import SIZE, ask
+from tests.engine.conftest import SIZE, ask, mask_bytes, picture_bytes
 from tests.extending import approve_all, write_extension
 
 HEAD = """
 from dataclasses import replace
 from PIL import ImageOps
-from backend.api import PanelSpec, Parameters, SamplerSpec, hookimpl, flag, number, whole
+from backend.api import *
 from backend.diffusion.samplers.euler import sample_euler
-from backend.engine.extensions import without_panel
 """
 SAMPLER = """
 class Slow(Parameters):
@@ -216,3 +215,96 @@ def test_torchs_global_state_is_put_back_and_the_extension_named(change, word) -
     after = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
+
+
+PATCHES = """
+class Which(Parameters):
+    which: str = text(label="Which")
+
+@hookimpl
+def register_panels():
+    return [PanelSpec("which", "Which patch", Which)]
+
+def rolled(state):
+    return state._replace(image=state.image.roll(1, -1))
+
+def flat(outputs):
+    return {name: latent * 0 for name, latent in outputs.denoised.items()}
+
+@hookimpl
+def patch_job(job, model):
+    blocks = (model.blocks[-1],)
+    made = {
+        "before": lambda: BeforeGuidance(change=flat),
+        "combine": lambda: CombineGuidance(combine=lambda outputs: outputs.denoised["cond"]),
+        "after": lambda: AfterGuidance(change=lambda guided, outputs: guided * 0.5),
+        "model": lambda: ModelCall(wrap=lambda x, call, run: run(x) * 0.9),
+        "model cond": lambda: ModelCall(wrap=lambda x, call, run: run(x) * 0.9, scope=Scope(branches=("cond",))),
+        "prompt": lambda: ChangeConditioning(change=lambda c, branch: model.encode("another prompt")),
+        "decode": lambda: VaeDecode(wrap=lambda raw, run: -run(raw)),
+        "encode": lambda: VaeEncode(wrap=lambda pixels, run: run(-pixels)),
+        "mask": lambda: StepMask(mask=lambda mask, step, steps: mask * 0),
+        "late": lambda: BlockOutput(change=lambda s, place, call: rolled(s), scope=Scope(start=2.0)),
+        "block": lambda: BlockOutput(change=lambda s, place, call: rolled(s), scope=Scope(blocks)),
+        "uncond": lambda: BlockOutput(change=lambda s, place, call: rolled(s),
+                                      scope=Scope(blocks, branches=("uncond",))),
+        "wrong": lambda: 7,
+    }
+    return [made[word.strip()]() for word in job.values["which"].which.split(",")]
+"""
+
+
+def patched(make, engine, checkpoint, which: str, **fields: object):
+    other = make(which=PATCHES)
+    plain = engine.generate(ask(checkpoint, **fields)).pictures[0].image
+    changed = other.generate(ask(checkpoint, extensions=panel("which", 1, which=which), **fields)).pictures[0].image
+    again = other.generate(ask(checkpoint, **fields)).pictures[0].image
+    assert np.array_equal(plain, again), "a job without patches sees the original bits"
+    return np.asarray(plain, dtype=np.int16), np.asarray(changed, dtype=np.int16)
+
+
+@pytest.mark.parametrize(
+    "which", ["before", "after", "model", "model cond", "prompt", "decode", "block", "uncond", "combine"]
+)
+def test_every_patch_of_the_loop_acts_on_both_families(make, engine, checkpoint, which) -> None:
+    plain, changed = patched(make, engine, checkpoint, which)
+    assert (plain != changed).any()
+
+
+def test_combining_as_cond_alone_is_cfg_1(make, engine, checkpoint) -> None:
+    _, changed = patched(make, engine, checkpoint, "combine")
+    alone = np.asarray(engine.generate(ask(checkpoint, cfg_scale=1.0)).pictures[0].image, dtype=np.int16)
+    assert np.abs(changed - alone).max() <= 1
+
+
+def test_a_patch_whose_window_never_comes_changes_nothing(make, engine, checkpoint) -> None:
+    plain, changed = patched(make, engine, checkpoint, "late")
+    assert np.array_equal(plain, changed)
+
+
+@pytest.mark.parametrize("which", ["combine, combine", "mask, mask", "wrong"])
+def test_patches_that_cannot_stand_fail_the_job_by_name(make, engine, checkpoint, which) -> None:
+    other = make(which=PATCHES)
+    with pytest.raises(Exception, match="which"):
+        other.generate(ask(checkpoint, extensions=panel("which", 1, which=which)))
+    assert len(other.generate(ask(checkpoint, steps=1)).pictures) == 1
+
+
+def test_inpainting_and_encoding_can_be_patched(make, engine, checkpoint) -> None:
+    other = make(which=PATCHES)
+    image, mask = other.inputs.store(picture_bytes()).sha256, other.inputs.store(mask_bytes((16, 16, 48, 48))).sha256
+    asked = {"init_image": image, "mask": mask, "mask_blur": 0}
+    for store in (picture_bytes(), mask_bytes((16, 16, 48, 48))):
+        engine.inputs.store(store)
+    _, kept = patched_with(other, checkpoint, "mask", asked)
+    original = np.asarray(other.inputs.load(image), dtype=np.int16)
+    decoded = np.asarray(other.generate(ask(checkpoint, init_image=image, denoise=0.0)).pictures[0].image, np.int16)
+    assert np.abs(kept[20:44, 20:44] - decoded[20:44, 20:44]).mean() < np.abs(original - decoded).mean() + 20
+    plain, changed = patched_with(other, checkpoint, "encode", asked)
+    assert (plain != changed).any()
+
+
+def patched_with(other, checkpoint, which: str, asked):
+    plain = other.generate(ask(checkpoint, **asked)).pictures[0].image
+    changed = other.generate(ask(checkpoint, extensions=panel("which", 1, which=which), **asked)).pictures[0].image
+    return np.asarray(plain, dtype=np.int16), np.asarray(changed, dtype=np.int16)

@@ -77,18 +77,18 @@ class SamplerSpec:
 
     name: str
     label: str
-    run: Sampler
+    run: Callable[..., Tensor]  # a Sampler, or one that takes ``parameters`` besides
     calls_per_step: float
     converges: bool
     adds_noise: bool
     default_schedule: str
     parameters: type[Parameters] | None = None
 
-    def with_parameters(self, parameters: Parameters | None) -> Sampler:
+    def with_parameters(self, parameters: Parameters | None) -> Callable[..., Tensor]:
         """``run`` with what the user set for it, or with its defaults; a sampler without parameters as it is."""
         if self.parameters is None:
             return self.run
-        return partial(self.run, parameters=parameters or self.parameters())  # type: ignore[call-arg]
+        return partial(self.run, parameters=parameters or self.parameters())
 
     def to_json(self, owner: str = "") -> dict[str, Any]:
         """For the registry document; ``owner`` is the extension that brought it, "" for the core."""
