@@ -97,7 +97,7 @@ class Launcher:
 
 def launch(arguments: Sequence[str]) -> int:
     """Run the web process with these command-line arguments; Ctrl+C, SIGTERM and a closed terminal end it cleanly."""
-    command = [sys.executable, "-m", "webui.server", "--stop-with-stdin", *arguments]
+    command = [sys.executable, "-P", "-m", "webui.server", "--stop-with-stdin", *arguments]
     launcher = Launcher(command, again=[part for part in command if part != "--autolaunch"])
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

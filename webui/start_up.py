@@ -44,7 +44,7 @@ def measure_start_up(settings: Settings) -> tuple[float, float]:
 def _running(settings: Settings, folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """The command with nothing of ours in its environment."""
     command = [
-        sys.executable, "-m", "webui", "--port", str(port),
+        sys.executable, "-P", "-m", "webui", "--port", str(port),
         "--data-dir", str(folder), "--models-dir", str(settings.models_dir), "--device", settings.device,
         *(word for path in settings.models_from for word in ("--models-from", str(path))),
     ]  # fmt: skip

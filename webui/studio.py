@@ -34,7 +34,8 @@ from webui.model_watch import ModelWatch
 
 log = logging.getLogger(__name__)
 
-ENGINE_COMMAND = (sys.executable, "-m", "backend.engine.worker")
+# -P: a torch.py in the folder that one stands in is not imported
+ENGINE_COMMAND = (sys.executable, "-P", "-m", "backend.engine.worker")
 SHOWN_JOBS = 30
 SWEEP_SECONDS = 6 * 3600.0
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from webui.launcher import Launcher
+from webui.studio import ENGINE_COMMAND
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,3 +116,18 @@ def test_the_launcher_imports_nothing_that_takes_time():
         "print([m for m in ('pydantic', 'click', 'gradio', 'torch', 'asyncio') if m in sys.modules])"
     )
     assert subprocess.run(child(code), cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(tmp_path):
+    (tmp_path / "backend.py").write_text("raise SystemExit(77)")
+    (tmp_path / "torch.py").write_text("raise SystemExit(77)")
+    told = subprocess.run(
+        [*ENGINE_COMMAND], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, env=here(tmp_path)
+    )
+    assert (told.returncode, b'"type":"ready"' in told.stdout) == (0, True), told.stderr[-500:]
+
+
+def here(folder: Path) -> dict[str, str]:
+    """The environment in which this checkout is imported, wherever a child stands."""
+    data = {"EASEL_DATA_DIR": str(folder), "EASEL_MODELS_DIR": str(ROOT / "models"), "EASEL_NO_EXTENSIONS": "true"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **data}
