@@ -100,7 +100,9 @@ def test_signals_end_launcher_and_child(number, tmp_path):
         "import os, sys\nprint(os.getpid(), *sys.argv[1:], flush=True)\nsys.stdin.read()\nprint('ended', flush=True)\n"
     )
     code = "import sys; from webui.launcher import launch; sys.exit(launch(['--port', '1']))"
-    process = subprocess.Popen(child(code), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    # The children import nothing from the folder they stand in, so the path says where the stand-in is.
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen(child(code), cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     pid, *arguments = process.stdout.readline().split()
     assert arguments == ["--stop-with-stdin", "--port", "1"]
     process.send_signal(number)
