@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.noise import NoiseSource
+from backend.diffusion.patched import region_tokens, token_grid
 from backend.diffusion.patching import (
     QKV,
     AddBranch,
@@ -34,8 +35,6 @@ from backend.diffusion.patching import (
     StepMask,
     VaeDecode,
     VaeEncode,
-    region_tokens,
-    token_grid,
 )
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import (

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from backend.diffusion.conditioning import Composed, Conditioning, ScheduledConditioning
 from backend.diffusion.guidance import Guidance, Way, combine, guide
+from backend.diffusion.patched import NO_PATCHES, Patched, PatchSet
 from backend.diffusion.patching import (
-    NO_PATCHES,
     AddBranch,
     AfterGuidance,
     BeforeGuidance,
@@ -23,8 +23,6 @@ from backend.diffusion.patching import (
     ModelCall,
     Outputs,
     Patch,
-    Patched,
-    PatchSet,
 )
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import OnStep, StepState

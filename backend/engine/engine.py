@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps
 
 from backend.diffusion.denoiser import Batching
-from backend.diffusion.patching import PatchSet
+from backend.diffusion.patched import PatchSet
 from backend.diffusion.registry import SCHEMA
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from backend import hookspecs
-from backend.diffusion.patching import Patch, PatchSet, check_patches, owned
+from backend.diffusion.patched import PatchSet, check_patches, owned
+from backend.diffusion.patching import Patch
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from backend.diffusion.denoiser import Batching
-from backend.diffusion.patching import NO_PATCHES, PatchSet
+from backend.diffusion.patched import NO_PATCHES, PatchSet
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec

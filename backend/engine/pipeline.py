@@ -21,15 +21,8 @@ from backend.diffusion.denoiser import GuidedDenoiser
 from backend.diffusion.latent_format import LatentFormat
 from backend.diffusion.masking import LatentContent, fill_masked, inpaint_inputs, keep_unmasked, latent_mask
 from backend.diffusion.noise import NoiseSource
-from backend.diffusion.patching import (
-    NO_PATCHES,
-    PatchRefused,
-    PatchSet,
-    StepMask,
-    VaeDecode,
-    VaeEncode,
-    around,
-)
+from backend.diffusion.patched import NO_PATCHES, PatchSet, around
+from backend.diffusion.patching import PatchRefused, StepMask, VaeDecode, VaeEncode
 from backend.diffusion.relay import Leg, Relay
 from backend.diffusion.samplers.spec import Denoiser, StepState
 from backend.diffusion.schedules import img2img_sigmas, make_schedule

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.diffusion.patching import QKV, Patched, Place
+from backend.diffusion.patched import Patched
+from backend.diffusion.patching import QKV, Place
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.diffusion.patching import QKV, BlockState, Patched, Place
+from backend.diffusion.patched import Patched
+from backend.diffusion.patching import QKV, BlockState, Place
 from backend.errors import BadRequest
 from backend.formats.configs import MMDiTConfig
 from backend.nn.attention import PreparedContext, attend, merge_heads

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.diffusion.patching import BlockState, Patched, Place, Stage
+from backend.diffusion.patched import Patched
+from backend.diffusion.patching import BlockState, Place, Stage
 from backend.formats.configs import UNetConfig
 from backend.nn.attention import Attention, PreparedContext
 from backend.nn.layers import FeedForward, SiLU, StartsAtZero, accumulate, sinusoid

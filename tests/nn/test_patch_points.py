@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.diffusion.patched import Patched, check_patches, token_grid
 from backend.diffusion.patching import (
     QKV,
     AttentionBias,
@@ -16,12 +17,9 @@ from backend.diffusion.patching import (
     BlockOutput,
     BlockReplace,
     Call,
-    Patched,
     PatchRefused,
     Scope,
     SkipBlock,
-    check_patches,
-    token_grid,
 )
 from tests.builders import TINY_MMDIT_X, TINY_UNET, tiny_mmdit, tiny_unet
 
