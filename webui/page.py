@@ -118,7 +118,8 @@ def _wire_bridge(bridge: Bridge, bar: QuickBar) -> None:
         "api_visibility": "private",
     }
     bar.bridge.restore(bridge.restore, **quiet).then(None, shared, js="(...shared) => easel.restored(shared)")
-    bar.bridge.apply(bridge.apply, **quiet)
+    boxes = [tab.fields["extensions"] for tab in bridge.tabs.values()]
+    bar.bridge.apply(bridge.apply, **quiet).then(None, boxes, js="(...texts) => easel.panelsTold(texts)")
     bar.bridge.wanted(bridge.wanted, **quiet).then(None, js="() => easel.wantedShown()")
     bar.bridge.rescan(bridge.rescan, **quiet)
     bar.refresh.click(bridge.look, **quiet).then(None, js="() => easel.modelsChanged()")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -62,6 +63,7 @@ class Studio:
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality)
         self._registry_file = settings.data_dir / "registry.json"
         self._registry = load_registry(self._registry_file)
+        self._registries = 0  # that were taken
         self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()  # finished jobs as JSON: they do not change
         self._snapshot_lock = threading.Lock()
         self._snapshot: dict[str, Any] = {"version": -1}
@@ -119,7 +121,7 @@ class Studio:
     @property
     def version(self) -> int:
         """Rises whenever a new snapshot would differ."""
-        return self.store.version + self.live.version + self.catalog.version
+        return self.store.version + self.live.version + self.catalog.version + self._registries
 
     def snapshot(self) -> dict[str, Any]:
         """Engine, the models' version, and the last 30 jobs, newest first. Not to be changed."""
@@ -131,6 +133,7 @@ class Studio:
                     "version": version,
                     "engine": engine,
                     "models": self.catalog.version,
+                    "registry": _digest(self._registry),
                     "jobs": self.jobs_json(SHOWN_JOBS),
                 }
             return self._snapshot
@@ -262,7 +265,13 @@ class Studio:
     def _take_registry(self, registry: dict[str, Any]) -> None:
         if is_registry(registry):
             self._registry = registry
+            self._registries += 1
             save_registry(self._registry_file, registry)
+
+
+def _digest(registry: Mapping[str, Any]) -> str:
+    """Another one whenever the document says anything else."""
+    return hashlib.sha256(json.dumps(registry, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def image_json(image: JobImage) -> dict[str, Any]:

@@ -92,6 +92,7 @@
     if (form.shared.checkpoint) filled.checkpoint = form.shared.checkpoint;
     const named = { ...Object.fromEntries(names.map((name, i) => [name, values[i]])), checkpoint: form.shared.checkpoint };
     rememberForCheckpoint(named.checkpoint, named);
+    filled.extensions = JSON.stringify(easel.extensionValues(tab, named.sampler));
     return values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
   };
 
@@ -103,7 +104,7 @@
     "width", "height", "steps", "sampler", "schedule", "shift", "cfg_scale", "cfg_rescale", "guidance_start",
     "guidance_end", "seed", "variation_seed", "variation_strength", "image_cfg_scale", "skip_layers",
     "skip_layer_scale", "skip_layer_start", "skip_layer_end", "refiner", "refiner_switch", "aesthetic_score",
-    "negative_aesthetic_score",
+    "negative_aesthetic_score", "extensions",
   ];
   // A picture of the gallery goes to another tab together with what it was made from.
   easel.sendPicture = async (tab, image, request) => {

@@ -14,6 +14,7 @@ import gradio as gr
 
 from backend.errors import UserError
 from backend.records.metadata import read_parameters
+from backend.records.panels import panels_of
 from backend.records.registry import Registry
 from backend.text.embeddings import EmbeddingWords
 from webui.form import Control, field_schema, to_components
@@ -82,6 +83,7 @@ class Bridge:
         values, notes, facts = _mapping(data.get("values")), [], _mapping(data.get("facts"))
         if isinstance(data.get("text"), str):
             values, notes = read_text(data["text"], self.studio.registry)
+            values.setdefault("extensions", {})  # a picture that names no panel was made without
             facts = read_parameters(data["text"], self.studio.registry).facts
         shared, told = known_files(self.studio, values, facts)
         values, lost = self._without_lost_encoders(values)
@@ -89,7 +91,16 @@ class Bridge:
         gone = ", ".join(lost_embeddings(facts.get("ti_hashes", ""), self.studio.embedding_words()))
         notify([*notes, *told, *([f"Embeddings that are not here are read as words: {gone}."] if gone else [])])
         values = {field: value for field, value in values.items() if field not in FILES} | shared
-        return to_components(values, tab.fields) | to_components(shared, self.shared)
+        return to_components(values, tab.fields) | self._told_panels(tab, values) | to_components(shared, self.shared)
+
+    def _told_panels(self, tab: GenerationTab, values: Mapping[str, Any]) -> Updates:
+        """The boxes that tell the script of panels' values: empty where none came with the parameters."""
+        updates: Updates = {each.fields["extensions"]: "" for each in self.tabs.values()}
+        panels, told = known_panels(_mapping(values.get("extensions")), self.studio.registry)
+        notify(told)
+        if "extensions" in values:
+            updates |= to_components({"extensions": panels}, tab.fields)
+        return updates
 
     def wanted(self, event: gr.EventData) -> Updates:
         """The checkpoint changed: its own defaults, or what the browser remembers for it, go into all three tabs."""
@@ -144,6 +155,19 @@ def read_text(text: str, registry: Registry) -> tuple[dict[str, Any], list[str]]
     parsed = read_parameters(text, registry)
     left = ", ".join(parsed.leftovers)
     return parsed.fields, [f"Not understood, and left out: {left[:300]}."] if left else []
+
+
+def known_panels(stored: Mapping[str, Any], registry: Registry) -> tuple[dict[str, Any], list[str]]:
+    """The values of panels that are here, and sentences on those that are not, or are of another version."""
+    panels = panels_of(registry)
+    known = {name: dict(value) for name, value in stored.items() if name in panels and isinstance(value, Mapping)}
+    gone = ", ".join(str(name)[:40] for name in stored if name not in panels)
+    told = [f"Left out, since their extensions are not here: {gone}."] if gone else []
+    for name, value in known.items():
+        panel = panels[name]
+        if value.get("version", panel["version"]) != panel["version"]:
+            told.append(f"{panel['label']} was another version then: its settings are those that it still knows.")
+    return known, told
 
 
 def lost_embeddings(told: object, words: EmbeddingWords) -> list[str]:

@@ -13,12 +13,15 @@ from gradio import themes
 from gradio.themes.utils import colors, sizes
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-STYLES = ("page.css", "icons.css", "results.css", "picture.css", "models.css")
+STYLES = ("page.css", "icons.css", "results.css", "picture.css", "models.css", "panels.css")
 SCRIPTS = (
     "core.js",
     "state.js",
     "catalog.js",
     "form.js",
+    "registry.js",
+    "panel_fields.js",
+    "panels.js",
     "words.js",  # before prompt_keys.js: while its list is open, Esc and the arrows are its own
     "prompt_keys.js",
     "tokens.js",

@@ -11,6 +11,7 @@ from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
 from webui.parts.presets import presets_list, wire_presets
 from webui.parts.refiner import refiner_part
+from webui.parts.script_part import script_part
 from webui.parts.skip_layers import skip_layers_part
 
 
@@ -43,6 +44,7 @@ def sampling_part(
     with gr.Row(elem_classes=["pair"]):
         add("sampler", choices=samplers, elem_id=f"{tab}_sampling", min_width=130)
         add("schedule", choices=schedules, elem_id=f"{tab}_scheduler", min_width=130)
+    script_part("sampler_panel", f"{tab}_sampler_panel", tab=tab)
     with gr.Row(elem_classes=["pair"]):
         add("steps", min_width=180, scale=2)
         presets = presets_list(tab)
@@ -61,6 +63,8 @@ def sampling_part(
     skip_layers_part(tab, add)
     refiner_part(tab, add, refiners)
     _advanced(add, files)
+    add("extensions")
+    script_part("panels", f"{tab}_panels", tab=tab)
     wire_presets(presets, fields)
     return fields
 

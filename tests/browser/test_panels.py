@@ -1,0 +1,80 @@
+"""Extensions' panels in the page: drawn from the registry, sent while they are on, remembered and filled in."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.records.infotext import parameters_text
+from backend.records.registry import core_registry
+from backend.request import parse_request
+
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
+
+@pytest.fixture
+def pag(real_site, visit):
+    here = visit(real_site)
+    here.page.locator("#txt2img_panel_pag").wait_for()
+    here.number("txt2img_steps", 2)
+    return here
+
+
+def scale(here, tab="txt2img"):
+    return here.page.locator(f"#{tab}_panel_pag").get_by_role("spinbutton").first
+
+
+def test_a_panel_is_sent_while_its_switch_is_on_and_survives_a_reload(pag):
+    here = pag
+    here.prompt("txt2img", "a fox")
+    switch = here.page.locator("#txt2img_panel_pag").get_by_role("switch")
+    switch.check()
+    scale(here).fill("2.5")
+    scale(here).blur()
+    sent = here.generate("txt2img")["request"]["extensions"]
+    assert list(sent) == ["pag"]
+    assert sent["pag"]["values"]["scale"] == 2.5
+
+    here.page.reload()
+    here.settled()
+    here.page.locator("#txt2img_panel_pag.on").wait_for()
+    assert scale(here).input_value() == "2.5"
+    here.page.get_by_role("button", name="Reset Perturbed-attention guidance").click()
+    assert scale(here).input_value() != "2.5"
+    switch.uncheck()
+    assert here.generate("txt2img")["request"]["extensions"] == {}
+
+
+def test_parameters_switch_panels_on_and_off_also_in_a_tab_that_was_never_open(pag):
+    here = pag
+    stored = {"pag": {"version": 1, "values": {"scale": 1.5}}}
+    request = parse_request({"prompt": "a fox", "steps": 2, "seed": 4, "width": 64, "height": 64, "extensions": stored})
+    text = parameters_text(request, {}, core_registry())
+    here.page.evaluate("text => easel.send('apply', {tab: 'txt2img', text})", text)
+    here.page.locator("#txt2img_panel_pag.on").wait_for()
+    assert scale(here).input_value() == "1.5"
+    here.page.evaluate("text => easel.send('apply', {tab: 'img2img', text})", text)
+    here.page.wait_for_function("easel.store.read('panels').img2img.pag.on")
+    here.tab("img2img")
+    here.page.locator("#img2img_panel_pag.on").wait_for()
+    here.tab("txt2img")
+    here.page.evaluate("easel.send('apply', {tab: 'txt2img', text: 'a hen\\nSteps: 2, Seed: 4, Size: 64x64'})")
+    here.page.locator("#txt2img_panel_pag:not(.on)").wait_for()
+    here.page.evaluate("text => easel.send('apply', {tab: 'txt2img', text})", text)  # the same again
+    here.page.locator("#txt2img_panel_pag.on").wait_for()
+
+
+def test_a_samplers_own_parameters_show_and_are_sent_while_it_is_chosen(pag):
+    here = pag
+    here.prompt("txt2img", "a fox")
+    own = here.page.locator("#txt2img_sampler_panel .sampler-panel")
+    own.wait_for(state="hidden")
+    here.choose("txt2img_sampling", "Restart")
+    own.wait_for()
+    own.get_by_label("Restarts").last.fill("2")
+    own.get_by_label("Restarts").last.blur()
+    sent = here.generate("txt2img")["request"]
+    assert sent["sampler"] == "restart"
+    assert sent["extensions"]["restart"]["values"]["restarts"] == 2
+    here.choose("txt2img_sampling", "Euler")
+    own.wait_for(state="hidden")
+    assert here.generate("txt2img")["request"]["extensions"] == {}

@@ -1,0 +1,157 @@
+// Extensions' panels: drawn from the registry document in every tab, remembered here, sent with Generate.
+(function (easel) {
+  "use strict";
+
+  const { el } = easel;
+  const kept = easel.store.read("panels", {}); // tab -> panel -> {on, values}
+  const isOpen = easel.store.read("panels_open", {});
+  const drawn = []; // a draw() for each place in the page
+  let ready = false;
+
+  // -- what is set
+
+  const fieldsOf = (panel) => Object.entries(panel.schema.properties || {});
+  function settings(tab, panel) {
+    const tabs = (kept[tab] = kept[tab] || {});
+    const own = (tabs[panel.name] = tabs[panel.name] || { on: false, values: {} });
+    own.values = own.values || {};
+    return own;
+  }
+  const valueOf = (own, field, schema) => (easel.fits(schema, own.values[field]) ? own.values[field] : schema.default);
+  const keep = () => easel.store.write("panels", kept);
+
+  // The sampler as the form has it; before it has told anything, as its list shows it.
+  function samplerOf(tab) {
+    const shown = (document.querySelector(`#${tab}_sampling input`) || {}).value;
+    const wanted = (easel.form.tabs[tab] || {}).sampler || shown;
+    return easel.registry.samplers.find((row) => row.name === wanted || row.label === wanted);
+  }
+  const suits = (panel, tab) => panel.tabs.includes(tab) && (!panel.families.length || panel.families.includes(easel.family()));
+  const offered = (tab) => easel.registry.panels.filter((panel) => suits(panel, tab) && !easel.samplerOfPanel(panel.name));
+  const isUsed = (panel, tab) => panel.always || settings(tab, panel).on;
+
+  // The request's field, for the tab's Generate; sampler: the name that is sent with it.
+  easel.extensionValues = (tab, sampler) => {
+    const row = easel.registry.samplers.find((entry) => entry.name === sampler);
+    const own = row && row.panel ? easel.panelNamed(row.panel) : null;
+    const used = [...offered(tab).filter((panel) => isUsed(panel, tab)), ...(own && suits(own, tab) ? [own] : [])];
+    return Object.fromEntries(used.map((panel) => {
+      const values = fieldsOf(panel).map(([field, schema]) => [field, valueOf(settings(tab, panel), field, schema)]);
+      return [panel.name, { version: panel.version, values: Object.fromEntries(values) }];
+    }));
+  };
+
+  // Parameters came into a tab: the panels that they name are on with their values, all others off.
+  const waiting = {};
+  easel.panelsTold = (texts) => {
+    easel.tabs.forEach((tab, i) => {
+      if (texts[i]) waiting[tab] = JSON.parse(texts[i]);
+    });
+    takeIn();
+  };
+  function takeIn() {
+    if (!ready) return; // before the first registry nobody knows the panels
+    for (const [tab, told] of Object.entries(waiting)) {
+      for (const panel of easel.registry.panels) {
+        const own = settings(tab, panel);
+        own.on = panel.name in told;
+        if (own.on) own.values = { ...(told[panel.name].values || {}) };
+      }
+      delete waiting[tab];
+    }
+    keep();
+    drawn.forEach((draw) => draw(true));
+  }
+
+  // -- what is drawn
+
+  function body(panel, tab) {
+    const own = settings(tab, panel);
+    const rows = fieldsOf(panel).map(([field, schema]) =>
+      [schema, easel.panelField(schema, valueOf(own, field, schema), (value) => {
+        own.values[field] = value;
+        keep();
+      })]);
+    const reset = () => {
+      own.values = {};
+      rows.forEach(([schema, row]) => row.show(schema.default));
+      keep();
+    };
+    const button = rows.length ? easel.iconButton(`Reset ${panel.label}`, "undo", reset) : null;
+    return { rows: rows.map(([, row]) => row.element), button };
+  }
+
+  function accordion(panel, tab, changed) {
+    const own = settings(tab, panel), id = `${tab}_panel_${panel.name}`, key = `${tab}.${panel.name}`;
+    const { rows, button } = body(panel, tab);
+    const inside = el("div", { class: "panel-body", id: `${id}_body` }, panel.help ? el("p", { class: "panel-help" }, panel.help) : null, ...rows, el("div", { class: "panel-foot" }, el("span", {}, `by ${panel.owner}`), button));
+    const head = el("button", { type: "button", class: "panel-title", "aria-controls": inside.id, onclick: () => open(inside.hidden) }, panel.label);
+    const toggle = el("input", { type: "checkbox", role: "switch", "aria-label": `Use ${panel.label}`, onchange: () => {
+      own.on = toggle.checked;
+      if (own.on) open(true);
+      keep();
+      show();
+    } });
+    toggle.checked = own.on;
+    const element = el("section", { class: "panel", id }, el("div", { class: "panel-head" }, head, panel.always ? el("span", { class: "panel-always" }, "always on") : toggle), inside);
+    function show() {
+      element.classList.toggle("on", isUsed(panel, tab));
+      changed();
+    }
+    function open(wanted) {
+      inside.hidden = !wanted;
+      head.setAttribute("aria-expanded", String(wanted));
+      isOpen[key] = wanted;
+      easel.store.write("panels_open", isOpen);
+    }
+    inside.hidden = !isOpen[key];
+    head.setAttribute("aria-expanded", String(!inside.hidden));
+    element.classList.toggle("on", isUsed(panel, tab));
+    return element;
+  }
+
+  // build() anew only when what it would draw has changed: a control keeps the focus.
+  function place(element, wanted, build) {
+    let shown = null;
+    const draw = (force) => {
+      const panels = wanted(), told = JSON.stringify(panels);
+      if (told === shown && force !== true) return;
+      shown = told;
+      element.hidden = !panels.length;
+      element.replaceChildren(...(panels.length ? build(panels) : []));
+    };
+    drawn.push(draw);
+    draw();
+  }
+
+  easel.parts.panels = (element, { tab }) => {
+    const box = element.appendChild(el("div", { class: "panels" }));
+    place(box, () => offered(tab), (panels) => {
+      const count = el("span", { class: "panels-count", role: "status" });
+      const changed = () => {
+        const on = panels.filter((panel) => isUsed(panel, tab)).length;
+        count.textContent = on ? `${on} on` : "";
+      };
+      changed();
+      return [el("div", { class: "panels-head" }, el("span", {}, "Extensions"), count), ...panels.map((panel) => accordion(panel, tab, changed))];
+    });
+  };
+
+  easel.parts.sampler_panel = (element, { tab }) => {
+    const box = element.appendChild(el("div", { class: "sampler-panel" }));
+    const wanted = () => [easel.panelNamed((samplerOf(tab) || {}).panel)].filter((panel) => panel && suits(panel, tab));
+    place(box, wanted, ([panel]) => {
+      const { rows, button } = body(panel, tab);
+      return [...rows, button ? el("div", { class: "panel-foot" }, el("span", {}, panel.label), button) : null].filter(Boolean);
+    });
+  };
+
+  const redraw = () => drawn.forEach((draw) => draw());
+  easel.on("form", redraw);
+  easel.on("models", redraw);
+  easel.on("registry", () => {
+    ready = true;
+    redraw();
+    takeIn();
+  });
+})(window.easel);
