@@ -53,7 +53,7 @@ def test_parameters_switch_panels_on_and_off_also_in_a_tab_that_was_never_open(p
     here.page.locator("#txt2img_panel_pag.on").wait_for()
     assert scale(here).input_value() == "1.5"
     here.page.evaluate("text => easel.send('apply', {tab: 'img2img', text})", text)
-    here.page.wait_for_function("easel.store.read('panels').img2img.pag.on")
+    here.page.wait_for_function("((easel.store.read('panels').img2img || {}).pag || {}).on")
     here.tab("img2img")
     here.page.locator("#img2img_panel_pag.on").wait_for()
     here.tab("txt2img")

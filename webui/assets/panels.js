@@ -55,7 +55,9 @@
       for (const panel of easel.registry.panels) {
         const own = settings(tab, panel);
         own.on = panel.name in told;
-        if (own.on) own.values = { ...(told[panel.name].values || {}) };
+        if (!own.on) continue;
+        own.values = { ...(told[panel.name].values || {}) };
+        isOpen[`${tab}.${panel.name}`] = true;
       }
       delete waiting[tab];
     }
