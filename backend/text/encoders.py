@@ -6,6 +6,7 @@ Knows nothing of prompts or tokenizers. Importing it costs seconds (transformers
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +116,7 @@ def build_t5(config: T5Config) -> T5EncoderModel:
         )
     )
     for block in model.encoder.block:
-        feed_forward = block.layer[-1]
+        feed_forward: Any = list(block.layer.children())[-1]
         feed_forward.DenseReluDense = _GatedMlp(feed_forward.DenseReluDense)
     model.encoder.add_module("embed_tokens", _SharedEmbedding(model.shared))  # the same lookup without a second key
     return model.eval()
