@@ -119,7 +119,8 @@ class GenerationRequest:
         Name, Field(title="Checkpoint", description="File in models/checkpoints; empty: the first.")
     ] = ""
     vae: Annotated[
-        Name, Field(title="VAE", description="File in models/vae, or VAE of a checkpoint; empty: the checkpoint's own.")
+        Name,
+        Field(title="VAE", description="In models/vae, or 'VAE of' a checkpoint; empty: the checkpoint's own."),
     ] = ""
     clip_l_file: Annotated[
         Name, Field(title="CLIP-L file", description="In models/text_encoders; empty: the checkpoint's, or what fits.")

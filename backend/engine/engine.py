@@ -30,7 +30,7 @@ from backend.engine.job import Job, no_patches
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds, activation_bytes, make_plan
 from backend.engine.preview import Previews
-from backend.engine.shares import Share, branches_at_once, shares_of, with_refiner
+from backend.engine.shares import Share, branches_at_once, guidance_of, shares_of, with_refiner
 from backend.errors import BadRequest, Cancelled, ModelUnsupported, OutOfMemory, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Residents, Step
 from backend.extending import ModelView
@@ -325,7 +325,18 @@ class _Run:
         return job if refiner is None else with_refiner(job, refiner)
 
     def _tell_shares(self, job: Job, shares: Sequence[Share]) -> None:
-        """Say it when a refiner was asked for and one of the two has nothing to do."""
+        """Say it when a refiner, or skip-layer guidance, was asked for and falls on none of the steps."""
+        steps = shares[-1].until
+        begins = (0, *(share.until for share in shares))
+        skips = [(guidance_of(share.job).skip, range(begin, share.until)) for share, begin in zip(shares, begins)]
+        if any(skip for skip, _ in skips) and not any(
+            skip.acts_at(step, steps) for skip, own in skips if skip for step in own
+        ):
+            start, end = job.request.skip_layer_start, job.request.skip_layer_end
+            self.note(
+                f"Skip-layer guidance falls on none of the {steps} steps: none but the first lies between "
+                f"{start:g} and {end:g} of them. Set its end later, or make more steps."
+            )
         if job.refiner is not None and len(shares) < 2:
             idle = job.refiner if shares[0].job is job else job
             self.note(

@@ -403,8 +403,12 @@ def finish_batch(start: Start, index: int, seeds: tuple[int, ...], images: Seque
 
 
 def latent_format(job: Job) -> LatentFormat:
-    """The latent space of the job's VAE: as its own file says, else as the checkpoint's does."""
-    return LatentFormat((job.vae and job.vae.latent) or job.info.latent)
+    """The latent space of the job's VAE: as its own file says, else as the checkpoint's does.
+
+    Where the numbers are each channel's own, they are the denoiser's, whichever VAE reads its latents.
+    """
+    own = job.info.latent
+    return LatentFormat(own if own.means or job.vae is None else job.vae.latent or own)
 
 
 def _finite(job: Job, vae: VAE, x: Tensor, run: Callable[[Tensor], Tensor], doing: str) -> Tensor:

@@ -71,6 +71,11 @@ def takes(info: VaeInfo, family: Family) -> bool:
     return kind is None or family in kind.families
 
 
+def made_for(family: Family) -> str:
+    """What a checkpoint's own VAE is made for, in the words of ``VAE_KINDS``."""
+    return next(kind.name for kind in VAE_KINDS if family in kind.families)
+
+
 def _question(channels: int, stem: str) -> Question:
     names = tuple(kind.name for kind in VAE_KINDS if kind.channels == channels)
     question = Question("latent", names, names[0], _SENTENCE.format(" and those for ".join(names)))

@@ -21,6 +21,7 @@ from backend.formats.folders import detect_folder
 from backend.formats.inputs import extra_inputs
 from backend.formats.preview_files import decoder_for
 from backend.formats.reader import read_header
+from backend.formats.vae_files import made_for
 from backend.records.answers import ModelAnswers
 from backend.records.compose import FILE_FIELDS, fitting_vae, lacks_encoders, with_encoders
 from backend.records.entries import Info, ModelEntry, make_entry, refusal
@@ -253,7 +254,13 @@ class Catalog:
         owner = name.removeprefix(VAE_OF)
         if owner != name and self._match(name, "vae") is None:
             return self._vae_of(owner)
-        entry = self.find(name, "vae")
+        try:
+            entry = self.find(name, "vae")
+        except NotFound as error:
+            if self._match(name, "checkpoints") is None:
+                raise
+            todo = f"For the VAE in that checkpoint write {VAE_OF + name!r}."
+            raise NotFound(error.what, todo, field="vae") from None
         if isinstance(entry.info, VaeInfo) and entry.usable:
             return replace(entry.info, name=entry.name)
         raise refusal(entry, "vae")
@@ -333,7 +340,11 @@ class Catalog:
         info = entry.info
         if not isinstance(info, CheckpointInfo) or info.vae is None:
             raise ModelUnsupported(f"{entry.name} has no VAE in it.", "Choose another.", field="vae")
-        return VaeInfo(info.path, VAE_OF + entry.name, info.vae, info.latent, info.sources["vae"])
+        # Numbers for each channel are what Playground's denoiser was trained on; its VAE is an ordinary one.
+        latent = None if info.latent.means else info.latent
+        return VaeInfo(
+            info.path, VAE_OF + entry.name, info.vae, latent, info.sources["vae"], made_for=made_for(info.family)
+        )
 
     def preview_decoder(self, info: CheckpointInfo) -> PreviewInfo | None:
         """The tiny decoder in models/previews that shows a checkpoint's latents; None if there is none."""

@@ -9,6 +9,8 @@ from backend.formats.configs import CheckpointInfo, MMDiTConfig
 from backend.formats.inputs import extra_inputs
 from backend.request import GenerationRequest
 
+#: Prompts for one encoder alone: field, part, words. T5's has its own sentence, since T5 may be switched off.
+_OWN_PROMPTS = (("prompt_clip_l", "clip_l", "CLIP-L"), ("prompt_clip_g", "clip_g", "CLIP-G"))
 _LAYERS = re.compile(r"\s*[0-9]{1,4}(?:[\s,]+[0-9]{1,4})*[\s,]*")
 
 
@@ -49,10 +51,14 @@ def without_effect(request: GenerationRequest, info: CheckpointInfo, refiner: Ch
     """Sentences on what the checkpoints do not read of a request."""
     notes: list[str] = []
     default = GenerationRequest()
+    used = [each for each in (info, refiner) if each is not None]
+    for field, part, words in _OWN_PROMPTS:
+        if getattr(request, field) and not any(getattr(each, part) for each in used):
+            notes.append(f"The prompt for {words} has no effect: {info.variant} has no {words}.")
     if request.image_cfg_scale != default.image_cfg_scale and extra_inputs(info.denoiser) != "edit":
         notes.append(f"Image CFG scale has no effect on {info.name}: it is no instruct-pix2pix model.")
     scores = (request.aesthetic_score, request.negative_aesthetic_score)
-    has_scores = any(each.family == "sdxl_refiner" for each in filter(None, (info, refiner)))
+    has_scores = any(each.family == "sdxl_refiner" for each in used)
     if scores != (default.aesthetic_score, default.negative_aesthetic_score) and not has_scores:
         notes.append("Aesthetic scores have no effect: only the SDXL refiner reads them.")
     if extra_inputs(info.denoiser) == "edit" and request.denoise < 1:

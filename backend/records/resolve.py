@@ -243,8 +243,9 @@ def _check_vae(info: CheckpointInfo, vae: VaeInfo | None) -> None:
         )
     if vae is not None and not takes(vae, info.family):
         raise ModelUnsupported(
-            f"VAE {vae.name} is one for {vae.made_for}, as you said; {info.name} is a model of another family.",
-            "Choose another VAE, or correct what you said about it.",
+            f"VAE {vae.name} is one for {vae.made_for}{', as you said' if vae.questions else ''}; {info.name} is a "
+            "model of another family.",
+            f"Choose another VAE{', or correct what you said about it' if vae.questions else ''}.",
             field="vae",
         )
     if vae is None and info.vae is None:

@@ -58,3 +58,12 @@ def test_a_u_net_refuses_skipped_layers_by_name(engine: Engine) -> None:
     with pytest.raises(BadRequest, match=r"tiny-xl .* is a U-Net") as caught:
         engine.generate(ask("tiny-xl", **SKIPPING))
     assert caught.value.field == "skip_layer_scale"
+
+
+def test_skipped_layers_that_fall_on_no_step_are_said(engine: Engine) -> None:
+    def notes(**fields: object) -> str:
+        return " ".join(engine.generate(ask("tiny-sd3", **SKIPPING | fields)).notes)
+
+    assert "falls on none of the 3 steps" in notes(steps=3, skip_layer_start=0.01, skip_layer_end=0.2)
+    assert "falls on none" not in notes(steps=3)
+    assert "falls on none" not in notes(steps=3, skip_layer_scale=0.0, skip_layer_end=0.2)

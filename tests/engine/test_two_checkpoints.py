@@ -229,5 +229,8 @@ def test_what_a_checkpoint_does_not_read_is_said(engine: Engine, stored: Store) 
     notes = " ".join(engine.generate(ask("base", image_cfg_scale=3.0, aesthetic_score=9.0)).notes)
     assert "Image CFG scale has no effect on base" in notes
     assert "Aesthetic scores have no effect" in notes
+    notes = " ".join(engine.generate(ask("refiner", prompt_clip_l="a hat", prompt_clip_g="a fox")).notes)
+    assert "The prompt for CLIP-L has no effect: SDXL refiner has no CLIP-L." in notes
+    assert "CLIP-G" not in notes
     notes = " ".join(engine.generate(ask("edit", init_image=stored(picture_bytes()), denoise=0.5)).notes)
     assert "start from noise alone" in notes

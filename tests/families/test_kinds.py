@@ -97,3 +97,21 @@ def test_long_prompts_and_and_work_with_one_encoder(engine: Engine):
 @pytest.mark.parametrize("name", ["cosxl", "playground"])
 def test_every_sampler_runs_on_an_edm_model(engine: Engine, name: str, sampler: str):
     assert engine.generate(ask(name, sampler=sampler, width=SIDE, height=SIDE, steps=3)).pictures
+
+
+@pytest.mark.parametrize(("checkpoint", "vae"), [("playground", "VAE of sdxl"), ("playground", "VAE of playground")])
+def test_the_numbers_of_playground_s_channels_are_its_denoiser_s(engine: Engine, checkpoint: str, vae: str):
+    """All these VAEs hold the same weights: whose latents they decode is what counts."""
+    own, lent = (
+        np.asarray(engine.generate(ask(checkpoint, width=SIDE, height=SIDE, **fields)).pictures[0].image)
+        for fields in ({}, {"vae": vae})
+    )
+    assert (own == lent).all()
+
+
+def test_playground_s_vae_in_another_checkpoint_is_an_ordinary_one(engine: Engine):
+    own, lent = (
+        np.asarray(engine.generate(ask("sdxl", width=SIDE, height=SIDE, **fields)).pictures[0].image)
+        for fields in ({}, {"vae": "VAE of playground"})
+    )
+    assert (own == lent).all()

@@ -184,6 +184,7 @@ def test_an_encoder_of_the_checkpoint_gives_way_to_the_file_that_is_named(put):
         ({"clip_l_file": "broken"}, ModelUnsupported, "belongs in models/checkpoints"),
         ({"vae": "VAE of nothing"}, NotFound, "nothing"),
         ({"vae": "VAE of xl"}, ModelUnsupported, "no VAE in it"),
+        ({"vae": "xl"}, NotFound, "write 'VAE of xl'"),
     ],
 )
 def test_a_file_that_cannot_be_what_it_is_named_for_is_refused_with_its_field(put, fields, error, word):
@@ -220,3 +221,7 @@ def test_the_vae_of_another_checkpoint_is_a_vae(put):
     assert vae.latent == info.latent
     with pytest.raises(ModelUnsupported, match="16 latent channels"):
         settled(catalog, checkpoint="whole", vae="VAE of medium")
+    catalog = put(**{"checkpoints/old": published("sd15"), "checkpoints/whole": published("sdxl_base")})
+    with pytest.raises(ModelUnsupported, match=r"is one for SD1\.5 or SD2; whole is") as caught:
+        settled(catalog, checkpoint="whole", vae="VAE of old")
+    assert caught.value.field == "vae"

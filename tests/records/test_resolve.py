@@ -17,6 +17,7 @@ from backend.formats.configs import (
     Defaults,
     LatentConstants,
     MMDiTConfig,
+    Question,
     T5Config,
     UNetConfig,
     VAEConfig,
@@ -175,7 +176,8 @@ def test_a_vae_must_fit_and_be_there():
     fitting = replace(wide, config=VAE)
     assert resolved(GenerationRequest(vae="v.safetensors"), replace(XL, vae=None), vae=fitting).request.vae == "v"
     with pytest.raises(ModelUnsupported, match=r"one for SD1\.5 or SD2, as you said"):
-        resolved(GenerationRequest(vae="v"), vae=replace(fitting, made_for="SD1.5 or SD2"))
+        asked = Question("latent", ("SDXL", "SD1.5 or SD2"), "SD1.5 or SD2", "Which?")
+        resolved(GenerationRequest(vae="v"), vae=replace(fitting, made_for="SD1.5 or SD2", questions=(asked,)))
 
 
 sides = st.none() | st.integers(64, 4096)
