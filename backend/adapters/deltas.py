@@ -59,6 +59,8 @@ def lokr(weight: Tensor, t: Tensors, scale: float, strength: float) -> Tensor:
         w2 = torch.einsum("ij...,ip,jq->pq...", t["lokr_t2"], t["lokr_w2_a"], t["lokr_w2_b"])
     else:
         w2 = t["lokr_w2_a"] @ t["lokr_w2_b"].flatten(1)
+    if w1.ndim != 2:
+        raise ValueError(f"lokr_w1 has {w1.ndim} axes instead of 2")
     w2 = w2.reshape(w2.shape[0], -1, *window)
     w1 = w1.reshape(*w1.shape, *(1 for _ in window))
     # kron reads both as they lie in memory; an einsum's result may lie otherwise.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -24,6 +24,7 @@ _DTYPES = st.sampled_from([torch.float32, torch.float16, torch.int32, torch.bool
 
 
 @settings(max_examples=80, deadline=None)
+@example({("a", "lokr_w1"): ([], torch.float32), ("a", "lokr_w2"): ([1], torch.float32)})
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from(["a", "b", "c", "lora_unet_a", "d", ""]), st.sampled_from(_ENDINGS)),
