@@ -48,15 +48,17 @@ from backend.diffusion.samplers.spec import (
 )
 from backend.diffusion.schedules import ScheduleSpec
 from backend.errors import BadRequest, UserError
-from backend.extending import JobView, ModelView, PanelSpec, Runner, without_panel
+from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner, without_panel
 from backend.hookspecs import hookimpl
 from backend.manifest import API_VERSION
 from backend.parameters import Parameters, choice, flag, number, text, whole
+from backend.records.tags import PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
 
 __all__ = [
     "API_VERSION",
     "QKV",
+    "AdapterChoice",
     "AddBranch",
     "AfterGuidance",
     "AttentionBias",
@@ -87,6 +89,8 @@ __all__ = [
     "PatchRefused",
     "Place",
     "Prediction",
+    "PromptTag",
+    "PromptTagSpec",
     "Runner",
     "SamplerSpec",
     "ScheduleSpec",

@@ -98,6 +98,22 @@ class ModelView:
         return tuple(dict.fromkeys(place.block for place in self.places))
 
 
+@dataclass(frozen=True)
+class AdapterChoice:
+    """An adapter that a job is to be made with: a file of models/loras and how strongly it acts.
+
+    Args:
+        file: its name, as the Models tab has it or as its trainer called it.
+        denoiser, text: multipliers for the denoiser and for all text encoders; 0: not there.
+        field: the request's field that asked for it, for errors.
+    """
+
+    file: str
+    denoiser: float = 1.0
+    text: float = 1.0
+    field: str = "prompt"
+
+
 class Runner(Protocol):
     """Makes pictures as a part of the job at hand."""
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from backend.diffusion.patching import Patch
     from backend.diffusion.samplers.spec import SamplerSpec
     from backend.diffusion.schedules import ScheduleSpec
-    from backend.extending import JobView, ModelView, PanelSpec, Runner
+    from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
+    from backend.records.tags import PromptTag, PromptTagSpec
     from backend.request import GenerationRequest
 
 PROJECT = "easel"
@@ -63,12 +64,33 @@ def register_panels() -> Sequence[PanelSpec]:
 
 
 @hookspec
+def register_prompt_tags() -> Sequence[PromptTagSpec]:
+    """Tags that prompts may hold, ``<name:value:key=value>``. Kind: registry.
+
+    A tag of a registered name is taken out of every prompt before an encoder reads it, and its file is looked for
+    before the job is accepted. What it does is told by the hooks of its extension.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def expand_job(job: JobView) -> Sequence[GenerationRequest] | None:
     """Turn one order into several (a sweep, all combinations of a prompt), or into one other (words filled in).
 
     Kind: job. Called once a job, before anything is resolved but after the seeds are drawn, so that what an
     implementation draws can follow from ``job.request.seed``. What it returns is expanded by the extensions after it,
     too, and not again by its own; None, or an empty list, leaves the order as it is. At most 1,000 in all.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def adapt_job(job: JobView, tags: Sequence[PromptTag]) -> Sequence[AdapterChoice]:
+    """Which adapters (LoRA and its kin) are in the weights of the denoiser and the text encoders for this job.
+
+    Kind: job. Called once a job, before any prompt is encoded, if the request names a panel of the extension or its
+    prompts hold tags of it; ``tags`` are those, the positive prompt's first, each once. A refiner is not adapted. The
+    weights are the checkpoint's again, to the bit, for the next job that asks for none.
     """
     raise NotImplementedError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from backend.formats.adapters import AdapterInfo
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
 from backend.formats.inputs import extra_inputs
@@ -49,6 +50,8 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "defaults": None,
         "notes": [],
         "vectors": [],
+        "rank": None,
+        "words": [],
         "questions": [],
     }
     info = entry.info
@@ -70,6 +73,13 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
     elif isinstance(info, EmbeddingInfo):
         rows = [{"part": row.part, "count": row.count, "width": row.width} for row in info.vectors]
         told |= {"kind": "textual inversion", "variant": info.made_for or None, "vectors": rows}
+    elif isinstance(info, AdapterInfo):
+        told |= {
+            "kind": ", ".join(info.kinds),
+            "made_for": info.made_for or None,
+            "rank": info.rank,
+            "words": list(info.words),
+        }
     elif isinstance(info, EncoderInfo):
         told |= {
             "kind": f"{ENCODER_NAMES[info.part]} text encoder",

@@ -24,6 +24,7 @@ from backend.records.metadata import PictureInfo, read_picture
 from backend.records.outputs import Outputs
 from backend.records.registry import is_registry, load_registry, save_registry
 from backend.records.resolve import resolve
+from backend.records.tags import check_tags
 from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
 from backend.text.embeddings import EmbeddingWords, embedding_words
@@ -210,6 +211,7 @@ class Studio:
             init_size=init_size,
             rng=random.SystemRandom(),
         )
+        check_tags(resolved.request, info, self._registry, self.catalog.adapter)
         return self.store.submit(resolved.request, key, notes=resolved.notes)
 
     def _sweep(self) -> None:

@@ -69,19 +69,14 @@ def load_part(info: CheckpointInfo, part: Part, arithmetic: Arithmetic | None = 
             the first three named.
         ModelUnsupported: if the checkpoint has no such part.
     """
-    configs: Mapping[Part, Config | None] = {
-        "denoiser": info.denoiser,
-        "vae": info.vae,
-        "clip_l": info.clip_l,
-        "clip_g": info.clip_g,
-        "clip_h": info.clip_h,
-        "t5": info.t5,
-    }
-    config = configs[part]
-    if config is None or part not in info.sources:
-        raise ModelUnsupported(f"{info.path.name} has no part {part!r}.", "Use a checkpoint that contains it.")
-    source = info.sources[part]
+    config, source = _config(info, part), info.sources[part]
     return _module(config, _read(source), f"{part} of {source.paths[0].name}", arithmetic)
+
+
+def empty_part(info: CheckpointInfo, part: Part) -> nn.Module:
+    """The same network on ``meta``, which reads nothing: for its layers' names and shapes."""
+    with torch.device("meta"):
+        return _builder(_config(info, part))()
 
 
 def load_vae_file(info: VaeInfo, arithmetic: Arithmetic | None = None) -> nn.Module:
@@ -93,6 +88,21 @@ def load_preview_decoder(info: PreviewInfo) -> nn.Module:
     """The tiny decoder of a file in models/previews; otherwise as ``load_part``."""
     weights = renumbered(_read(info.source), info.offset)
     return _module(info.config, weights, f"preview decoder {info.path.name}", None)
+
+
+def _config(info: CheckpointInfo, part: Part) -> Config:
+    configs: Mapping[Part, Config | None] = {
+        "denoiser": info.denoiser,
+        "vae": info.vae,
+        "clip_l": info.clip_l,
+        "clip_g": info.clip_g,
+        "clip_h": info.clip_h,
+        "t5": info.t5,
+    }
+    config = configs[part]
+    if config is None or part not in info.sources:
+        raise ModelUnsupported(f"{info.path.name} has no part {part!r}.", "Use a checkpoint that contains it.")
+    return config
 
 
 def _read(source: PartSource) -> Weights:

@@ -24,6 +24,7 @@ from backend.diffusion.patched import PatchSet
 from backend.diffusion.registry import SCHEMA
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
+from backend.engine.adapters import AdapterShelf
 from backend.engine.device import choose_device, dtype_name
 from backend.engine.extensions import Extensions
 from backend.engine.job import Job, no_patches
@@ -44,6 +45,7 @@ from backend.records.images import Inputs
 from backend.records.infotext import parameters_text
 from backend.records.outputs import Outputs
 from backend.records.resolve import MAX_DRAWN_SEED, resolve
+from backend.records.tags import find_tags
 from backend.request import GenerationRequest
 from backend.settings import Settings
 from backend.text.embeddings import embedding_words
@@ -112,6 +114,7 @@ class Engine:
         self.previews = Previews(self.policy)
         self.speeds = Speeds()
         self.prompts = pipeline.PromptCache()
+        self.adapters = AdapterShelf(self.catalog)
         self.rng = SystemRandom()  # draws the seeds that a request leaves open
         self.extensions.started(settings.data_dir)
 
@@ -211,6 +214,7 @@ class _Run:
         self.batches = 0  # of the whole order, which extensions may make several requests of
         self.batches_done = 0
         self.pictures_done = 0
+        self._adapter_files: tuple[Path, ...] = ()  # of the request at hand
         self._patches: dict[Path, PatchSet] = {}  # of the request at hand, by checkpoint
 
     def whole(self, request: GenerationRequest) -> GenerationResult:
@@ -246,7 +250,7 @@ class _Run:
         plan = self._plan(job, shares, steps)
         self.on_event(Planned(job=self.job, plan=plan))
         engine.manager.drop(engine.manager.switched_off(job.info, request))
-        hashes = _HashInBackground(engine.catalog, job)
+        hashes = _HashInBackground(engine, job, self._adapter_files)
 
         prompting = engine.prompts.encode(job, engine.manager, steps)
         for note in prompting.notes:
@@ -305,6 +309,11 @@ class _Run:
             mask = mask.resize(image.size, Image.Resampling.BILINEAR)
         if mask is not None and request.invert_mask:
             mask = ImageOps.invert(mask)
+        tags = frozenset(engine.extensions.tags)
+        choices = engine.extensions.adapters(request, find_tags(request, tags), self.note)
+        adapters, self._adapter_files = engine.adapters.uses(choices, info, self.note)
+        if adapters and refiner is not None:
+            self.note(f"LoRAs act on {info.name} alone, not on the refiner.")
         job = Job(
             request=request,
             info=info,
@@ -321,6 +330,8 @@ class _Run:
             schedules=engine.extensions.schedules,
             values=engine.extensions.values(request),
             patches_for=self._patches_for if engine.extensions.patching(request) else no_patches,
+            adapters=adapters,
+            tags=tags,
         )
         return job if refiner is None else with_refiner(job, refiner)
 
@@ -512,14 +523,17 @@ class _Run:
 class _HashInBackground:
     """Computes the model hashes while the picture is made: they stand in its metadata, always."""
 
-    def __init__(self, catalog: Catalog, job: Job) -> None:
+    def __init__(self, engine: Engine, job: Job, adapters: Sequence[Path]) -> None:
         self._result: dict[str, str] = {}
         self._trouble = ""
-        self._thread = threading.Thread(target=self._compute, args=(catalog, job), name="hashes", daemon=True)
+        work = (engine.catalog, job, engine.adapters, adapters)
+        self._thread = threading.Thread(target=self._compute, args=work, name="hashes", daemon=True)
         self._thread.start()
 
-    def _compute(self, catalog: Catalog, job: Job) -> None:
+    def _compute(self, catalog: Catalog, job: Job, shelf: AdapterShelf, adapters: Sequence[Path]) -> None:
         try:
+            if adapters:  # as A1111 writes it
+                self._result["lora_hashes"] = ", ".join(f"{path.stem}: {shelf.hash_of(path)}" for path in adapters)
             self._result["model_hash"] = catalog.model_hash(job.info.sources["denoiser"].paths[0])
             if job.refiner:
                 self._result["refiner_hash"] = catalog.model_hash(job.refiner.info.sources["denoiser"].paths[0])

@@ -20,9 +20,10 @@ from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.errors import BadRequest, unknown_name
-from backend.extending import JobView, ModelView, PanelSpec, Runner
+from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import Approvals, ExtensionFailed, Plugins
+from backend.records.tags import PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
 from backend.settings import Settings
 
@@ -45,6 +46,7 @@ class Extensions:
         self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
         self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
         self.panels: Mapping[str, PanelSpec] = self._registry("register_panels", PanelSpec, self._sampler_panels())
+        self.tags: Mapping[str, PromptTagSpec] = self._registry("register_prompt_tags", PromptTagSpec, {})
 
     @classmethod
     def load(cls, settings: Settings) -> Extensions:
@@ -58,12 +60,14 @@ class Extensions:
     def document(self) -> dict[str, Any]:
         """The registry document's part: samplers, schedules, panels, and how each extension fares."""
         own = [panel.to_json(self._owner("register_panels", name)) for name, panel in self.panels.items()]
+        tags = [spec.to_json(self._owner("register_prompt_tags", name)) for name, spec in self.tags.items()]
         samplers = [spec.to_json(self._owner("register_samplers", name)) for name, spec in self.samplers.items()]
         schedules = [{"name": spec.name, "label": spec.label} for spec in self.schedules.values()]
         return {
             "samplers": samplers,
             "schedules": schedules,
             "panels": own,
+            "prompt_tags": tags,
             "extensions": [extension.to_json() for extension in self.plugins.extensions.values()],
         }
 
@@ -110,6 +114,27 @@ class Extensions:
                 )
             requests = expanded
         return requests, list(dict.fromkeys(makers))
+
+    def adapters(
+        self, request: GenerationRequest, tags: Sequence[PromptTag], on_note: OnNote
+    ) -> tuple[AdapterChoice, ...]:
+        """The adapters that the extensions want for a job whose prompts hold these tags.
+
+        Raises:
+            ExtensionFailed: a hook failed, or returned something else.
+        """
+        chosen: list[AdapterChoice] = []
+        for owner in self.plugins.implementers("adapt_job"):
+            own = tuple(tag for tag in tags if self._owner("register_prompt_tags", tag.name) == owner)
+            view = self.view(owner, request, on_note)
+            if view is None and not own:
+                continue
+            job = view or JobView(request, MappingProxyType({}), lambda text, owner=owner: on_note(f"{owner}: {text}"))
+            for choice in self.plugins.call("adapt_job", owner, job=job, tags=own) or ():
+                if not isinstance(choice, AdapterChoice):
+                    raise ExtensionFailed(f"The extension {owner} returned a {type(choice).__name__} from adapt_job.")
+                chosen.append(choice)
+        return tuple(chosen)
 
     def patching(self, request: GenerationRequest) -> bool:
         """Whether any extension that the request names has patches to give."""

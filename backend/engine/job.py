@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from backend.adapters.apply import AdapterUse
 from backend.diffusion.denoiser import Batching
 from backend.diffusion.patched import NO_PATCHES, PatchSet
 from backend.diffusion.prediction import Prediction
@@ -18,6 +19,7 @@ from backend.formats.configs import CheckpointInfo, VaeInfo
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.parameters import Parameters
+from backend.records.tags import without_tags
 from backend.request import GenerationRequest
 from backend.text.embeddings import NO_WORDS, EmbeddingWords
 
@@ -36,6 +38,8 @@ class Job:
     Attributes:
         words: embeddings that the prompts may name.
         patches_for: what extensions change for one of the job's networks; the same at every call.
+        adapters: what is in the weights of its denoiser and its text encoders.
+        tags: names of tags that are no part of what encoders read.
         refiner: the same order for the checkpoint that takes over; its prompts, guidance and inputs are its own, its
             VAE is not used.
     """
@@ -56,6 +60,13 @@ class Job:
     values: Mapping[str, Parameters] = field(default_factory=dict)  # of the panels that the request names
     refiner: Job | None = None
     patches_for: Callable[[Job, Denoisers], PatchSet] = no_patches
+    adapters: tuple[AdapterUse, ...] = ()
+    tags: frozenset[str] = frozenset()
+
+    @property
+    def spoken(self) -> GenerationRequest:
+        """The request with its prompts as encoders read them."""
+        return without_tags(self.request, self.tags)
 
     @property
     def sampler(self) -> SamplerSpec:

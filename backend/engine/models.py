@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from backend.adapters.apply import AdapterUse, PatchedWeights
 from backend.checkpoints.load import load_part, load_vae_file
 from backend.engine.device import DevicePolicy, dtype_name
 from backend.formats.configs import CheckpointInfo, Part, PartSource, VaeInfo
@@ -58,11 +59,12 @@ class PartKey:
 
 @dataclass
 class Resident:
-    """A loaded part and when it was last asked for."""
+    """A loaded part, when it was last asked for, and the adapters in its weights, if it ever had any."""
 
     key: PartKey
     module: nn.Module
     used: float
+    patched: PatchedWeights | None = None
 
 
 class ModelManager:
@@ -112,10 +114,14 @@ class ModelManager:
             return ()
         return tuple(key for key in self.residents if key.part == "t5")
 
-    def get(self, info: CheckpointInfo | VaeInfo, part: Part) -> nn.Module:
+    def get(self, info: CheckpointInfo | VaeInfo, part: Part, adapters: Sequence[AdapterUse] = ()) -> nn.Module:
         """The module on the device, for the policy's arithmetic, from memory or its file; others leave if they must.
 
+        Args:
+            adapters: exactly these are in its weights until it is asked for with others; to change them, nothing is
+                loaded again.
         Raises:
+            BadRequest: with these adapters a weight becomes infinite.
             ModelCorrupt, NotFound: what ``load_part`` says; residents that had not to leave are untouched.
         """
         key = self.key(info, part)
@@ -135,11 +141,15 @@ class ModelManager:
             resident = self._residents[key] = Resident(key, module, time.monotonic())
             self._on_change(self.residents)
         resident.used = time.monotonic()
+        if adapters and resident.patched is None:
+            resident.patched = PatchedWeights(part, resident.module)
+        if resident.patched is not None:
+            resident.patched.use(adapters)
         return resident.module
 
-    def denoiser(self, info: CheckpointInfo) -> UNet | MMDiT:
+    def denoiser(self, info: CheckpointInfo, adapters: Sequence[AdapterUse] = ()) -> UNet | MMDiT:
         """The denoiser of a checkpoint, as ``get``."""
-        return cast("UNet | MMDiT", self.get(info, "denoiser"))
+        return cast("UNet | MMDiT", self.get(info, "denoiser", adapters))
 
     def vae(self, info: CheckpointInfo | VaeInfo) -> VAE:
         """A VAE, as ``get``."""

@@ -27,6 +27,7 @@ from backend.diffusion.relay import Leg, Relay
 from backend.diffusion.samplers.spec import Denoiser, StepState
 from backend.diffusion.schedules import img2img_sigmas, make_schedule
 from backend.engine import canvas
+from backend.engine.adapters import text_key
 from backend.engine.job import Job, no_patches
 from backend.engine.models import ModelManager
 from backend.engine.shares import Share, guidance_of, shares_of
@@ -125,7 +126,7 @@ class PromptCache:
         return prompting
 
     def _key(self, job: Job, manager: ModelManager, steps: int) -> Hashable:
-        request = job.request
+        request = job.spoken
         # Whatever is not read by the encoders is taken out, so that a field that is added counts by itself.
         asked = replace(
             request, seed=0, variation_seed=0, variation_strength=0.0, batch_size=1, batch_count=1, sampler=None,
@@ -136,7 +137,7 @@ class PromptCache:
             cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, mask=None, image_format="png",
         )  # fmt: skip
         files = tuple(manager.key(job.info, part) for part in job.family.text_parts(job.info, request))
-        return files, asked, steps, job.words.stamp
+        return files, asked, steps, job.words.stamp, text_key(job.adapters)
 
 
 def encode_prompts(job: Job, manager: ModelManager, steps: int) -> Prompting:
@@ -152,13 +153,13 @@ def _with(prompting: Prompting, refiner: Prompting) -> Prompting:
 
 
 def _encode_own(job: Job, manager: ModelManager, steps: int) -> Prompting:
-    request, parts = job.request, job.family.text_parts(job.info, job.request)
+    request, parts = job.spoken, job.family.text_parts(job.info, job.request)
     positive = plan_prompts(request, parts, steps, negative=False, words=job.words)
     negative = plan_prompts(request, parts, steps, negative=True, words=job.words)
     models: dict[Part, nn.Module] = {}
     for part in parts:
         job.check()
-        models[part] = manager.get(job.info, part)
+        models[part] = manager.get(job.info, part, job.adapters)
 
     def encode(prompts: Prompts, *, negative: bool) -> Conditioning:
         job.check()  # [a|b] over many steps may be hundreds of prompts
@@ -246,7 +247,7 @@ def _own_patches(job: Job, manager: ModelManager) -> PatchSet:
     """What extensions change for the job's first network, whose they are around the VAE too."""
     if job.patches_for is no_patches:
         return NO_PATCHES
-    return job.patches_for(job, manager.denoiser(job.info))
+    return job.patches_for(job, manager.denoiser(job.info, job.adapters))
 
 
 def latent_shape(job: Job) -> tuple[int, int, int]:
@@ -260,7 +261,7 @@ def encode_one(job: Job, manager: ModelManager, prompt: str, *, negative: bool =
     parts = job.family.text_parts(job.info, job.request)
     plan = job.words.in_plan(parse_prompt(prompt, 1, compose=False))
     prompts: Prompts = dict.fromkeys(parts, plan.parts[0].at(0))
-    models: dict[Part, nn.Module] = {part: manager.get(job.info, part) for part in parts}
+    models: dict[Part, nn.Module] = {part: manager.get(job.info, part, job.adapters) for part in parts}
     with torch.inference_mode():
         return job.family.encode(models, job.info, job.request, prompts, negative=negative)
 
@@ -310,7 +311,7 @@ def _denoiser(
     own = prompting if job is whole or prompting.refiner is None else prompting.refiner
     kind = extra_inputs(job.info.denoiser)
     with torch.inference_mode(False):  # the sampler runs in it, and weights that are loaded there can never be changed
-        network = manager.denoiser(job.info)
+        network = manager.denoiser(job.info, job.adapters)
         patches = job.patches_for(job, network)
     guided = GuidedDenoiser(
         network,

@@ -61,12 +61,14 @@ def branches_at_once(info: CheckpointInfo) -> int:
 
 
 def with_refiner(job: Job, refiner: CheckpointInfo) -> Job:
-    """The job with a second checkpoint; what the request says of the first one's file does not hold for it."""
+    """The job with a second checkpoint; what the request says of the first one's file does not hold for it, and
+    its weights have no adapters."""
     family = FAMILIES[refiner.family]
     request = replace(job.request, prediction=None, zero_terminal_snr=None)
     other = replace(
-        job, request=request, info=refiner, vae=None, family=family, prediction=family.prediction(refiner, request)
-    )
+        job, request=request, info=refiner, vae=None, family=family, adapters=(),
+        prediction=family.prediction(refiner, request),
+    )  # fmt: skip
     return replace(job, refiner=other)
 
 
@@ -89,7 +91,7 @@ def guidance_of(job: Job) -> Guidance:
 
 def _calls(job: Job, start: int, until: int, steps: int) -> int:
     request, guidance = job.request, guidance_of(job)
-    plans = plan_prompts(request, job.family.text_parts(job.info, request), steps, negative=False).values()
+    plans = plan_prompts(job.spoken, job.family.text_parts(job.info, request), steps, negative=False).values()
     weights = [part.weight for part in max(plans, key=lambda plan: len(plan.parts)).parts]
     ways = [way for step in range(start, until) for way in guidance.ways(weights, step, steps)]
     branches = sum(1 if way.is_negative else len(weights) for way in ways)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from backend.errors import ModelCorrupt
 from backend.formats import easel_metadata
+from backend.formats.adapters import KIND as ADAPTER
+from backend.formats.adapters import AdapterInfo, adapter_info, runs_here
 from backend.formats.checkpoint import checkpoint
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
@@ -28,7 +30,10 @@ _VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight", "decoder.mid.bl
 _VOWEL_SOUNDS = ("A", "E", "IP", "LTX", "SD", "inpainting", "upscaler")  # of the kinds' names: "an SDXL refiner"
 
 
-def detect(header: Header) -> CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | OtherFile:
+Detected = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | AdapterInfo | OtherFile
+
+
+def detect(header: Header) -> Detected:
     """Family, variant and configuration of a file, or what else it is.
 
     Raises:
@@ -58,7 +63,10 @@ def detect(header: Header) -> CheckpointInfo | VaeInfo | EncoderInfo | PreviewIn
     kind = first_kind(OTHER_KINDS, keys)
     if kind is None and (embedding := embedding_info(header)):
         return embedding
-    return _other(header, kind, family_of(kind, keys) if kind else "")
+    made_for = family_of(kind, keys) if kind else ""
+    if kind is not None and kind.name == ADAPTER and runs_here(made_for):
+        return adapter_info(header, keys, made_for)
+    return _other(header, kind, made_for)
 
 
 def _other(header: Header, kind: Kind | None, family: str = "") -> OtherFile:

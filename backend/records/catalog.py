@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound, UserError, unknown_name
+from backend.formats.adapters import AdapterInfo
 from backend.formats.answers import check_answer
 from backend.formats.configs import CheckpointInfo, EncoderInfo, PreviewInfo, VaeInfo
 from backend.formats.detect import detect
@@ -265,6 +266,21 @@ class Catalog:
             return replace(entry.info, name=entry.name)
         raise refusal(entry, "vae")
 
+    def adapter(self, name: str, about: str = "prompt") -> AdapterInfo:
+        """The LoRA (or its kin) of this name, or of the name that its trainer gave it; raises as ``checkpoint``."""
+        try:
+            entry = self.find(name, "loras")
+        except NotFound as error:
+            alias = name.casefold()
+            usable = [each for each in self.folder("loras", look=False) if each.usable]
+            found = next((each for each in usable if _alias(each.info).casefold() == alias), None)
+            if found is None:
+                raise NotFound(error.what, error.todo, field=about) from None
+            entry = found
+        if isinstance(entry.info, AdapterInfo) and entry.usable:
+            return replace(entry.info, name=entry.name)
+        raise refusal(entry, about)
+
     def encoder(self, name: str, about: str) -> EncoderInfo:
         """What the field ``about`` of a request (``t5_file`` ...) stands for; raises as ``checkpoint``."""
         try:
@@ -446,7 +462,12 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "checkpoints": ("Checkpoint", "checkpoint"),
     "vae": ("VAE", "vae"),
     "text_encoders": ("Text encoder", ""),
+    "loras": ("LoRA", "prompt"),
 }
+
+
+def _alias(info: Info | None) -> str:
+    return info.alias if isinstance(info, AdapterInfo) else ""
 
 
 def _is_helper(info: Info | None) -> bool:

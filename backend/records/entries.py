@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.errors import ModelUnsupported, UserError
+from backend.formats.adapters import AdapterInfo
 from backend.formats.answers import answered
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.embeddings import EmbeddingInfo
@@ -19,13 +20,14 @@ from backend.records.walk import Found
 
 MAX_NAME = 255
 
-Info = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | OtherFile
+Info = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | AdapterInfo | OtherFile
 #: What a request may name in a folder.
 _USED: Mapping[str, type] = {
     "checkpoints": CheckpointInfo,
     "vae": VaeInfo,
     "text_encoders": EncoderInfo,
     "embeddings": EmbeddingInfo,
+    "loras": AdapterInfo,
     "previews": PreviewInfo,
 }
 
@@ -142,6 +144,8 @@ def role(info: Info) -> tuple[str, str]:
     """What a file is called, and the folder where it belongs (empty: nowhere)."""
     if isinstance(info, CheckpointInfo):
         return f"checkpoint ({info.variant})", "checkpoints"
+    if isinstance(info, AdapterInfo):
+        return info.kinds[0], "loras"
     if isinstance(info, EmbeddingInfo):
         return "textual inversion", "embeddings"
     if isinstance(info, PreviewInfo):

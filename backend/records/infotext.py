@@ -47,6 +47,7 @@ _FACT_KEYS: Mapping[str, str] = {
     "VAE hash": "vae_hash",
     "Init image hash": "init_image_hash",
     "TI hashes": "ti_hashes",
+    "Lora hashes": "lora_hashes",
     "RNG": "rng",
     "Device": "device",
     "Precision": "dtype",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backend.formats.adapters import AdapterInfo
 from backend.formats.configs import OtherFile
 from backend.formats.kinds import Keys
 from backend.formats.reader import TensorInfo
@@ -76,9 +77,14 @@ LORAS: list[tuple[Tensors, str]] = [
 @pytest.mark.parametrize(("tensors", "family"), LORAS, ids=[f"{i}-{next(iter(row[0]))}" for i, row in enumerate(LORAS)])
 def test_adapters_of_every_naming_are_known_with_their_family(detected, tensors, family):
     info = detected(tensors)
-    assert isinstance(info, OtherFile)
-    assert (info.kind, info.belongs_in, info.family) == ("LoRA", "loras", family)
-    assert f"a LoRA for {family}" in info.sentence if family else "a LoRA." in info.sentence
+    if isinstance(info, AdapterInfo):
+        assert info.made_for == family
+        assert info.kinds
+    else:
+        assert isinstance(info, OtherFile)
+        assert family.startswith(("FLUX", "Wan", "Qwen"))
+        assert (info.kind, info.belongs_in, info.family) == ("LoRA", "loras", family)
+        assert f"a LoRA for {family}" in info.sentence
 
 
 CONTEXT = "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"

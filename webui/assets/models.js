@@ -43,7 +43,7 @@
     const problem = problemOf(model);
     const speaker = (model.prediction_source || "default") === "default" ? "" : ` (${model.prediction_source})`;
     const prediction = model.prediction && model.prediction + speaker;
-    const facts = [model.variant || easel.familyLabel(model.family), model.made_for && `for ${easel.familyLabel(model.made_for)}`, prediction, model.precision].filter(Boolean);
+    const facts = [model.variant || easel.familyLabel(model.family), model.made_for && `for ${easel.familyLabel(model.made_for)}`, prediction, model.precision, model.rank && `rank ${model.rank}`].filter(Boolean);
     const files = [...new Set(Object.values(model.files || {}))];
     const trouble = model.settling ? el("div", { class: "model-note" }, "It is incomplete, and was changed a moment ago: looked at again when it rests.")
       : problem ? el("div", { class: "model-problem" }, problem)
@@ -57,6 +57,7 @@
           el("span", {}, model.root ? `${model.root}: ${model.folder}` : `models/${model.folder}`),
           model.hash ? el("button", { type: "button", class: "model-hash", title: "Copy A1111's hash of the file", onclick: () => easel.copy(model.hash) }, model.hash) : null),
         trouble,
+        (model.words || []).length ? el("div", { class: "model-note" }, `Words: ${model.words.join(", ")}.`) : null,
         files.length ? el("div", { class: "model-note" }, `Together with ${files.join(", ")}.`) : null,
         ...(model.notes || []).map((note) => el("div", { class: "model-note" }, note)),
         ...model.questions.map((question) => (question.asks ? easel.questionRow(model, question) : quietly(model, question))),
