@@ -1,4 +1,4 @@
-"""Names of embeddings in the prompt box, what T5 costs beside its switch: in a real Chromium."""
+"""Names of embeddings and LoRAs in the prompt box, what T5 costs beside its switch: in a real Chromium."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ FILES = {
     "other/EasyNegative": {"emb_params": ("F32", [1, 768])},
 }
 
+K = "transformer_blocks_0_attn2_to_k.lora_down.weight"
+TAGS = {"ss_tag_frequency": json.dumps({"10_fox": {"red fox": 9, "snow": 7, "odd": 1}})}
+LORAS = {
+    "fox one": ({f"lora_unet_down_blocks_1_attentions_0_{K}": ("F16", [4, 768])}, {}),
+    "style/foxes": ({f"lora_unet_input_blocks_4_1_{K}": ("F16", [16, 2048])}, TAGS),
+}
+
 
 @pytest.fixture(scope="module")
 def words(site, chromium):
@@ -25,6 +32,10 @@ def words(site, chromium):
         path = folder / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sparse(path, tensors)
+    for name, (tensors, metadata) in LORAS.items():
+        path = site.data_dir / "models" / "loras" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sparse(path, tensors, metadata)
     return site
 
 
@@ -33,7 +44,9 @@ def here(words, visit):
     def start(**options):
         studio = visit(words, **options)
         studio.page.evaluate("easel.modelsChanged({look: true})")
-        studio.page.wait_for_function("easel.embeddingWords(easel.models).length === 4")
+        studio.page.wait_for_function(
+            "easel.embeddingWords(easel.models).length === 4 && easel.loraWords(easel.models).length === 2"
+        )
         return studio
 
     return start
@@ -82,6 +95,32 @@ def test_arrows_and_enter_take_another_and_escape_takes_none(here):
     box.press_sequentially("x y ne")
     box.press("Tab")  # a list is open: the word, not the next field
     assert box.input_value().endswith("x y negativeXL")
+
+
+def test_loras_are_offered_behind_a_bracket_those_that_fit_first(here):
+    studio = here()
+    studio.choose_checkpoint("a-xl")
+    box = studio.page.locator("#txt2img_prompt textarea")
+    box.fill("")
+    box.press_sequentially("a fox <lora:")
+    assert offered(studio) == ["style/foxes", "fox one"]
+    facts = studio.page.locator(".word-list .word-facts").all_inner_texts()
+    assert facts == ["SDXL · rank 16 · red fox, snow", "SD1.5 · rank 4"]
+    box.press_sequentially("sno")  # a word that it was trained with
+    assert offered(studio) == ["style/foxes"]
+    box.press("Tab")
+    assert box.input_value() == "a fox <lora:style/foxes:1>"
+    box.press_sequentially("0.7")  # the strength is selected
+    assert box.input_value() == "a fox <lora:style/foxes:0.7>"
+    box.evaluate("box => box.setSelectionRange(23, 23)")
+    box.press_sequentially("s")
+    box.press("Backspace")
+    assert offered(studio) == ["style/foxes"]
+    box.press("Tab")
+    assert box.input_value() == "a fox <lora:style/foxes:0.7>"
+    box.fill("")
+    box.press_sequentially("<fox")
+    assert offered(studio) == ["fox one", "style/foxes"] or offered(studio) == ["style/foxes", "fox one"]
 
 
 def test_a_finger_takes_a_name_on_a_phone(here):

@@ -1,11 +1,13 @@
-// Names of embeddings while one types a prompt: a list under the box. Tab takes the first, arrows and Enter another.
+// Names of embeddings, and of LoRAs behind a "<", while one types a prompt: a list under the box. Tab takes the first,
+// arrows and Enter another.
 (function (easel) {
   "use strict";
 
   const { el } = easel;
   const MOST = 8, LEAST = 2; // names shown, characters typed
-  const list = el("ul", { class: "word-list", role: "listbox", id: "easel_words", "aria-label": "Embeddings" });
-  let words = [], shown = [], marked = -1, area = null, from = 0;
+  const list = el("ul", { class: "word-list", role: "listbox", id: "easel_words", "aria-label": "Embeddings and LoRAs" });
+  const MADE_FOR = { sdxl: "SDXL", sd3: "SD3", sd2: "SD2", sd1: "SD1" }; // how what a LoRA was made for begins
+  let words = [], loras = [], shown = [], marked = -1, area = null, from = 0, until = 0;
 
   // A word is a file's bare name; of two with the same one, the later goes by its whole name.
   easel.embeddingWords = (models) => {
@@ -16,10 +18,25 @@
       return { word, made: model.variant || "", count: Math.max(...model.vectors.map((row) => row.count)) };
     });
   };
-  easel.on("models", (models) => (words = easel.embeddingWords(models)));
+
+  // A LoRA's name becomes a whole tag, with its strength selected; one with another strength behind it keeps that.
+  easel.loraWords = (models) => models.filter((model) => model.folder === "loras" && model.usable).map((model) => ({
+    word: model.name, made: model.made_for || "", tag: true, rank: model.rank, triggers: model.words || [],
+  }));
+  const fits = ({ made }) => {
+    const start = MADE_FOR[document.body.dataset.family];
+    return !made || !start || made.split(" or ").some((model) => model.startsWith(start));
+  };
+  easel.on("models", (models) => {
+    words = easel.embeddingWords(models);
+    loras = easel.loraWords(models);
+  });
 
   // Characters that mean something in a prompt stand behind a backslash.
-  const written = (word) => word.replace(/[\\()[\]:|<>]/g, "\\$&");
+  const written = ({ word }) => word.replace(/[\\()[\]:|<>]/g, "\\$&");
+  const facts = (entry) => (entry.tag
+    ? [entry.made, entry.rank && `rank ${entry.rank}`, entry.triggers.slice(0, 3).join(", ")]
+    : [entry.made, `${entry.count} token${entry.count === 1 ? "" : "s"}`]).filter(Boolean).join(" · ");
 
   function close() {
     if (area) ["aria-expanded", "aria-controls", "aria-activedescendant"].forEach((name) => area.removeAttribute(name));
@@ -29,10 +46,21 @@
   }
 
   function take(index) {
-    const target = area, word = written(shown[index].word), to = target.selectionStart, start = from;
+    const target = area, entry = shown[index], start = from, to = until;
     close();
     target.focus();
-    easel.write(target, { from: start, to, written: word, selection: [start + word.length, start + word.length] });
+    if (!entry.tag) {
+      const word = written(entry), end = start + word.length;
+      easel.write(target, { from: start, to, written: word, selection: [end, end] });
+      return;
+    }
+    const strength = (target.value.slice(to).match(/^:([^<>]*)>/) || [])[1];
+    const head = `<lora:${entry.word}:`, at = start + head.length;
+    const rest = strength === undefined ? "1" : strength;
+    easel.write(target, {
+      from: start, to: strength === undefined ? to : to + strength.length + 2, written: `${head}${rest}>`,
+      selection: [at, at + rest.length],
+    });
   }
 
   function mark(index) {
@@ -44,7 +72,16 @@
     } else area.removeAttribute("aria-activedescendant");
   }
 
+  function findLoras(box, typed) {
+    const part = typed[1].toLowerCase(), known = ({ word, triggers }) => [word, ...triggers].some((text) => text.toLowerCase().includes(part));
+    const order = (entry) => (fits(entry) ? 0 : 2) + (entry.word.toLowerCase().startsWith(part) ? 0 : 1);
+    [from, until] = [box.selectionStart - typed[0].length, box.selectionStart];
+    return loras.filter(known).sort((a, b) => order(a) - order(b) || a.word.localeCompare(b.word, undefined, { numeric: true })).slice(0, MOST);
+  }
+
   function find(box) {
+    const tag = box.selectionStart === box.selectionEnd ? box.value.slice(0, box.selectionStart).match(/(?<!\\)<(?:(?:lora|lyco):)?([^<>:]*)$/i) : null;
+    if (tag) return findLoras(box, tag);
     const before = box.value.slice(0, box.selectionStart), after = box.value[box.selectionEnd] || "";
     const typed = box.selectionStart === box.selectionEnd && !/[\p{L}\p{N}_]/u.test(after) ? before.match(/[^\s,()[\]|:<>]+$/) : null;
     const part = typed ? typed[0].toLowerCase() : "";
@@ -52,7 +89,7 @@
     const rank = ({ word }) => (word.toLowerCase().startsWith(part) ? 0 : 1);
     const found = words.filter(({ word }) => word.toLowerCase().includes(part));
     if (found.length === 1 && found[0].word.toLowerCase() === part) return []; // it stands there already
-    from = box.selectionStart - part.length;
+    [from, until] = [box.selectionStart - part.length, box.selectionStart];
     return found.sort((a, b) => rank(a) - rank(b) || a.word.localeCompare(b.word, undefined, { numeric: true })).slice(0, MOST);
   }
 
@@ -65,7 +102,7 @@
     list.replaceChildren(...found.map((entry, index) =>
       el("li", { role: "option", id: `easel_word_${index}`, "aria-selected": "false", onpointerdown: (event) => event.preventDefault(), onclick: () => take(index) },
         el("span", { class: "word" }, entry.word),
-        el("span", { class: "word-facts" }, [entry.made, `${entry.count} token${entry.count === 1 ? "" : "s"}`].filter(Boolean).join(" · ")))));
+        el("span", { class: "word-facts" }, facts(entry)))));
     area.closest(".prompt-box").append(list);
     area.setAttribute("aria-expanded", "true");
     area.setAttribute("aria-controls", list.id);

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from backend.errors import UserError
+from backend.records.catalog import Catalog
 from backend.records.metadata import read_parameters
 from backend.records.panels import panels_of
 from backend.records.registry import Registry
@@ -89,6 +90,8 @@ class Bridge:
         values, lost = self._without_lost_encoders(values)
         notes += [f"{field_schema(k)['title']} {v!r} is not here; one that fits is taken." for k, v in lost.items()]
         gone = ", ".join(lost_embeddings(facts.get("ti_hashes", ""), self.studio.embedding_words()))
+        unknown = ", ".join(lost_loras(facts.get("lora_hashes", ""), self.studio.catalog))
+        notes += [f"LoRAs that are not here: {unknown}. Take them out of the prompt, or get them."] if unknown else []
         notify([*notes, *told, *([f"Embeddings that are not here are read as words: {gone}."] if gone else [])])
         values = {field: value for field, value in values.items() if field not in FILES} | shared
         return to_components(values, tab.fields) | self._told_panels(tab, values) | to_components(shared, self.shared)
@@ -174,6 +177,20 @@ def lost_embeddings(told: object, words: EmbeddingWords) -> list[str]:
     """Names in A1111's "TI hashes" (``name: hash, name: hash``) that no file here goes by."""
     names = [pair.rpartition(": ")[0] for pair in str(told).split(", ")]
     return [name[:80] for name in names if name and name not in words]
+
+
+def lost_loras(told: object, catalog: Catalog) -> list[str]:
+    """Names in A1111's "Lora hashes" that no file here goes by."""
+    names = [pair.rpartition(": ")[0][:80] for pair in str(told).split(", ")]
+    return [name for name in names if name and not _is_here(name, catalog)]
+
+
+def _is_here(lora: str, catalog: Catalog) -> bool:
+    try:
+        catalog.adapter(lora)
+    except UserError:
+        return False
+    return True
 
 
 def _with_value(update: Any, value: Any) -> Any:
