@@ -123,7 +123,7 @@ def test_hashes_stand_in_the_parameters_and_read_back(adapted):
 
 
 def test_low_memory_and_bfloat16_come_back_to_the_plain_picture(adapted, lora_models, tmp_path):
-    settings = load_settings(data_dir=tmp_path, models_dir=lora_models, device="cpu", dtype="bfloat16", low_memory=True)
+    settings = load_settings(data_dir=tmp_path, models_dir=lora_models, device="cpu", dtype="bfloat16", low_memory="on")
     engine = Engine(settings)
     plain = pixels(engine, "tiny-xl")
     assert (pixels(engine, "tiny-xl", "a fox<lora:kohya-xl:0.8>") != plain).any()
