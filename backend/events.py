@@ -109,16 +109,33 @@ class Residents:
     type: Literal["residents"] = "residents"
 
 
+@dataclass(frozen=True, kw_only=True)
+class HookRuns:
+    """An extension's hook has been running for seconds; without an owner: the one last told of has returned."""
+
+    owner: str = ""
+    hook: str = ""
+    type: Literal["hook_runs"] = "hook_runs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtensionsFare:
+    """How the extensions fare, told after each job: the registry document's rows with fresh figures."""
+
+    extensions: tuple[dict[str, Any], ...]
+    type: Literal["extensions"] = "extensions"
+
+
 JobEvent = Planned | Step | ImageSaved | Note | Done | Failed
-Event = Annotated[JobEvent | Ready | Residents, Field(discriminator="type")]
+Event = Annotated[JobEvent | Ready | Residents | HookRuns | ExtensionsFare, Field(discriminator="type")]
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 
 
-def event_to_line(event: JobEvent | Ready | Residents) -> bytes:
+def event_to_line(event: Event) -> bytes:
     """One JSON line, newline included."""
     return _ADAPTER.dump_json(event) + b"\n"
 
 
-def event_from_line(line: bytes) -> JobEvent | Ready | Residents:
+def event_from_line(line: bytes) -> Event:
     """The event that a line holds; raises pydantic's ValidationError on anything else."""
     return _ADAPTER.validate_json(line)

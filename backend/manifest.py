@@ -115,6 +115,14 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def bundled_folder() -> Path:
+    """The folder of the extensions that ship with Easel."""
+    spec = importlib.util.find_spec("extensions")
+    if spec is None or not spec.submodule_search_locations:
+        return Path("extensions")
+    return Path(spec.submodule_search_locations[0])
+
+
 def find_extensions(bundled: Path, folders: Iterable[Path]) -> Iterator[Found]:
     """Every extension there is: the bundled ones, loose folders, and installed packages with an entry point.
 

@@ -16,7 +16,20 @@ from functools import partial
 from typing import Any
 
 from backend.errors import UserError, WorkerCrashed
-from backend.events import Done, Event, Failed, ImageSaved, Note, Planned, Ready, Residents, Step
+from backend.events import (
+    Done,
+    Event,
+    ExtensionsFare,
+    Failed,
+    HookRuns,
+    ImageSaved,
+    Note,
+    Planned,
+    Ready,
+    Residents,
+    Step,
+)
+from backend.plugins import ExtensionFailed
 from backend.records.jobs import Job, JobStore
 from backend.request import request_to_json
 from webui.channel import EngineExit, EngineProcess
@@ -50,6 +63,7 @@ class _Running:
     heard: float
     stepped: float | None = None
     slowest: float = 0.0
+    hook: tuple[str, str] | None = None  # extension and hook that has been running for seconds
 
 
 class Dispatcher:
@@ -90,6 +104,8 @@ class Dispatcher:
         self._feed_at = 0.0
         self._store_behind = False
         self._stopping = False
+        self._renew = False  # the engine is to be started anew when no job runs ...
+        self._closed_at: float | None = None  # ... and has been asked to end
 
     def start(self) -> None:
         """Start the engine and, from a thread of our own, serve it; jobs of a former process wait again."""
@@ -105,6 +121,10 @@ class Dispatcher:
     def wake(self) -> None:
         """A job was submitted."""
         self._mail.put(lambda: None)
+
+    def renew(self) -> None:
+        """Start the engine anew as soon as no job runs: it reads its extensions when it starts."""
+        self._mail.put(self._plan_renewal)
 
     def cancel(self, job_id: str) -> None:
         """Pass a cancel on to the engine, if this job is the one at hand."""
@@ -132,6 +152,7 @@ class Dispatcher:
     def _start_engine(self) -> None:
         self._start_at = None
         self._ready = False
+        self._renew = False
         self._started = self._clock()
         self._live.engine_starting()
         try:
@@ -150,6 +171,11 @@ class Dispatcher:
             return
         self._process = None
         self._ready = False
+        if self._closed_at is not None:
+            self._closed_at = None
+            self._hung = ""
+            self._start_engine()
+            return
         running, self._running = self._running, None
         cause, self._hung = self._hung or end.words, ""
         last = end.last_lines[-1] if end.last_lines else ""
@@ -159,14 +185,16 @@ class Dispatcher:
         told = last.removeprefix("easel: ") if end.code == SETTINGS_FAULT and last else f"It ended ({cause})."
         self._plan_restart(f"The engine process does not run. {told} It is started again.")
         self._live.over()
-        if running is not None and running.job.attempts >= MAX_ATTEMPTS:
-            error = WorkerCrashed(
-                f"The engine process died {running.job.attempts} times while it ran this job ({cause}).",
-                "Try a smaller size or batch, or another checkpoint; easel.log has the details.",
-            )
-            if not self._store.get(running.job.id).cancel_requested:
-                self._store.fail(running.job.id, error, attempt=running.job.attempts)
+        error = _fault_of(running, cause) if running is not None else None
+        if running is not None and error is not None and not self._store.get(running.job.id).cancel_requested:
+            self._store.fail(running.job.id, error, attempt=running.job.attempts)
         self._store.requeue_running(MAX_ATTEMPTS)
+
+    def _plan_renewal(self) -> None:
+        self._renew = True
+        if self._process is None:  # down: what was changed may be what it died of
+            self._deaths = 0
+            self._start_at = self._clock()
 
     def _plan_restart(self, trouble: str) -> None:
         pause = min(self._patience.first_pause * 2**self._deaths, self._patience.longest_pause)
@@ -191,7 +219,10 @@ class Dispatcher:
     def _feed(self) -> None:
         if not self._ready or self._running is not None or self._process is None or self._stopping:
             return
-        if self._clock() < self._feed_at:
+        if self._renew and self._closed_at is None:
+            self._closed_at = self._clock()
+            self._process.close()
+        if self._closed_at is not None or self._clock() < self._feed_at:
             return
         if self._store_behind:  # a row may still say that it runs
             self._store.requeue_running(MAX_ATTEMPTS)
@@ -209,7 +240,7 @@ class Dispatcher:
     def _event(self, process: EngineProcess, event: Event) -> None:
         if process is not self._process:
             return
-        if self._running is not None:
+        if self._running is not None and not isinstance(event, HookRuns):  # which tells of what gives no sign
             self._running.heard = self._clock()
         match event:
             case Ready():
@@ -218,6 +249,11 @@ class Dispatcher:
                 self._on_ready(event.registry)
             case Residents():
                 self._live.residents(event)
+            case ExtensionsFare():
+                self._live.extensions_fare(event.extensions)
+            case HookRuns():
+                if self._running is not None:
+                    self._running.hook = (event.owner, event.hook) if event.owner else None
             case _ if self._running is None or event.job != self._running.job.id:
                 log.warning("the engine spoke of job %s, which it was not given", event.job[:40])
             case _:
@@ -238,6 +274,7 @@ class Dispatcher:
             case Note():
                 self._store.add_note(job.id, event.text)
             case ImageSaved():
+                self._live.picture_made()
                 self._store.add_image(
                     job.id,
                     index=event.index,
@@ -265,6 +302,8 @@ class Dispatcher:
         """When the engine counts as hanging unless it gives a sign before."""
         if self._process is None:
             return None
+        if self._closed_at is not None:
+            return self._closed_at + self._patience.stop
         if not self._ready:
             return self._started + self._patience.start
         if self._running is not None:
@@ -287,5 +326,23 @@ class Dispatcher:
             self._hung = f"it gave no sign for {now - (self._running.heard if self._running else self._started):.0f} s"
             self._process.kill()  # its exit comes as a message
             self._started = now  # and until then this is not said again
+            self._closed_at = None if self._closed_at is None else now
             if self._running is not None:
                 self._running.heard = now
+
+
+def _fault_of(running: _Running, cause: str) -> UserError | None:
+    """What the job at hand fails with when the engine died of ``cause``; None: it is tried again."""
+    if running.hook is not None:  # it would hang in it again
+        owner, hook = running.hook
+        return ExtensionFailed(
+            f"The extension {owner} did not return from {hook}, and the engine process was ended with it ({cause}).",
+            "Switch it off for this picture, or in the Extensions tab; or look for a newer version.",
+            field="extensions",
+        )
+    if running.job.attempts < MAX_ATTEMPTS:
+        return None
+    return WorkerCrashed(
+        f"The engine process died {running.job.attempts} times while it ran this job ({cause}).",
+        "Try a smaller size or batch, or another checkpoint; easel.log has the details.",
+    )

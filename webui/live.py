@@ -6,8 +6,9 @@ Written by the dispatcher's thread, read by request handlers.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from backend.events import Plan, Ready, Residents, Step
 
@@ -47,6 +48,7 @@ class Live:
         self._engine = EngineView()
         self._progress: tuple[str, Progress] | None = None
         self._plans: dict[str, str] = {}
+        self._fares: tuple[tuple[dict[str, Any], ...], int] = ((), 0)  # extensions' rows, pictures since the start
 
     @property
     def version(self) -> int:
@@ -67,12 +69,26 @@ class Live:
         """What the engine told before it ran this job."""
         return self._plans.get(job_id)
 
+    @property
+    def extensions(self) -> tuple[tuple[dict[str, Any], ...], int]:
+        """How the extensions fare as the engine told last, and how many pictures it had made since its start."""
+        return self._fares
+
+    def extensions_fare(self, rows: Sequence[dict[str, Any]]) -> None:
+        """The engine told of its extensions, after a job."""
+        self._fares = (tuple(rows), self._fares[1])
+
+    def picture_made(self) -> None:
+        """The engine saved a picture."""
+        self._fares = (self._fares[0], self._fares[1] + 1)
+
     def engine_starting(self) -> None:
         """A process was started and has not spoken yet."""
         self._set_engine(replace(self._engine, state="starting", residents=()))
 
     def engine_ready(self, event: Ready) -> None:
         """It is up."""
+        self._fares = (tuple(event.registry.get("extensions", ())), 0)
         self._set_engine(EngineView(state="ready", device=event.device, dtype=event.dtype))
 
     def engine_down(self, trouble: str) -> None:

@@ -20,7 +20,7 @@ from webui.form import Control, for_family, help_texts, to_request
 from webui.parts.bridge import Bridge
 from webui.parts.look import head, theme
 from webui.parts.quick_bar import QuickBar, quick_bar
-from webui.tabs import img2img, inpaint, models, png_info, txt2img
+from webui.tabs import extensions, img2img, inpaint, models, png_info, txt2img
 from webui.tabs.generation import GenerationTab
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             built = [module.build(studio, checkpoint) for module in (txt2img, img2img, inpaint)]
             png_info.build()
             models.build()
+            extensions.build()
         tabs = {tab.name: tab for tab in built}
         for tab in built:
             _wire_tab(tab, studio, bar, hidden)

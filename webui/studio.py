@@ -29,6 +29,7 @@ from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
 from backend.text.embeddings import EmbeddingWords, embedding_words
 from webui.dispatcher import Dispatcher, Patience
+from webui.extension_list import extension_rows, switch_extension
 from webui.input_keeper import InputKeeper
 from webui.live import Live
 from webui.model_facts import model_json
@@ -176,6 +177,20 @@ class Studio:
 
         info = self.catalog.checkpoint(checkpoint)
         return count_tokens(info, prompt, "t5", words=self.embedding_words()) if info.t5 is not None else None
+
+    def extensions_json(self) -> list[dict[str, Any]]:
+        """Every extension as page and REST list it."""
+        rows, pictures = self.live.extensions
+        return extension_rows(self.settings, rows, pictures=pictures)
+
+    def switch_extension(self, name: str, *, on: bool) -> dict[str, Any]:
+        """Approve an extension or switch it off, and start the engine anew when no job runs. Raises ``UserError``."""
+        switch_extension(self.settings, name, on=on)
+        busy = bool(self.store.list(1, states=("running",)))
+        self._dispatcher.renew()
+        when = "when the job at hand is finished" if busy else "now"
+        row = next(row for row in self.extensions_json() if row["name"] == name)
+        return {"extension": row, "told": f"{name} is {'on' if on else 'off'}. The engine is started anew {when}."}
 
     def models_json(self) -> tuple[int, dict[str, Any]]:
         """Every model file as page and REST see it, and the catalog's number that it is of."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.errors import BadRequest, unknown_name
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
+from backend.manifest import bundled_folder
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import Approvals, ExtensionFailed, Plugins
 from backend.records.tags import PromptTag, PromptTagSpec
@@ -260,14 +260,6 @@ def _picture(owner: str, hook: str, image: object) -> Image.Image:
 
 def _ignore(_text: str) -> None:
     """A note of a hook that has nobody to tell it to."""
-
-
-def bundled_folder() -> Path:
-    """The folder of the extensions that ship with Easel."""
-    spec = importlib.util.find_spec("extensions")
-    if spec is None or not spec.submodule_search_locations:
-        return Path("extensions")
-    return Path(spec.submodule_search_locations[0])
 
 
 @contextmanager

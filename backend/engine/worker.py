@@ -15,7 +15,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.errors import UserError
-from backend.events import Event, Failed, Ready, event_to_line
+from backend.events import Event, ExtensionsFare, Failed, Ready, event_to_line
 from backend.request import parse_request
 from backend.settings import load_settings
 
@@ -47,11 +47,16 @@ class Worker:
         threading.Thread(target=self._read_orders, name="orders", daemon=True).start()
         # torch and transformers take seconds to import: orders and cancels are read meanwhile.
         from backend.engine.engine import Engine
+        from backend.engine.hook_watch import HookWatch
 
         engine = Engine(load_settings(), on_residents=self.send)
+        plugins = engine.extensions.plugins
+        HookWatch(plugins, self.send).start()
         self.send(Ready(registry=engine.registry, device=engine.policy.words, dtype=engine.dtype))
         while (order := self._jobs.get()) is not None:
             self._run_job(engine, order)
+            if plugins.extensions:
+                self.send(ExtensionsFare(extensions=tuple(each.to_json() for each in plugins.extensions.values())))
         engine.close()
 
     def _read_orders(self) -> None:

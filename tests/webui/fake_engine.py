@@ -1,7 +1,8 @@
 """An engine process without torch: speaks the real protocol, and does what the prompt says.
 
 Words in the prompt: ``slow`` (0.1 s a step), ``crash`` (dies in step 2), ``crash-once``, ``segfault``, ``hang`` (says
-nothing more), ``fail``, ``chatter`` (a line on stdout that is no event), ``deaf`` (does not hear a cancel).
+nothing more), ``hook`` (a hook runs for seconds), ``fail``, ``chatter`` (a line on stdout that is no event), ``deaf``
+(does not hear a cancel).
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from backend.events import Done, Failed, ImageSaved, Note, Plan, Planned, Ready, Residents, Step, event_to_line
+from backend.events import (
+    Done,
+    Failed,
+    HookRuns,
+    ImageSaved,
+    Note,
+    Plan,
+    Planned,
+    Ready,
+    Residents,
+    Step,
+    event_to_line,
+)
 from backend.records.registry import core_registry
 
 PIXEL = "/9j/2Q=="  # start and end of a JPEG
@@ -84,6 +97,8 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if "segfault" in words:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if "hook" in words:
+            tell(HookRuns(owner="sleepy", hook="patch_job"))
         if "hang" in words:
             time.sleep(3600)
 

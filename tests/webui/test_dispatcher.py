@@ -104,6 +104,25 @@ def test_a_failure_the_engine_reports_is_kept_with_the_job(rig):
     assert rig.wait(rig.submit("next"), "done").images
 
 
+def test_an_engine_is_started_anew_between_two_jobs(rig):
+    before = len(rig.registries)
+    running, waiting = rig.submit("slow"), rig.submit("waits")
+    wait_until(lambda: rig.live.progress(running.id) is not None)
+    rig.dispatcher.renew()
+    assert rig.wait(running, "done").attempts == 1
+    assert rig.wait(waiting, "done").attempts == 1
+    assert len(rig.registries) == before + 1
+    assert rig.live.engine.trouble == ""
+
+
+def test_a_job_that_hangs_in_a_hook_fails_at_once_and_names_the_extension(rig):
+    failed = rig.wait(rig.submit("hook hang"), "failed")
+    assert failed.attempts == 1
+    assert failed.error["code"] == "extension_failed"
+    assert "The extension sleepy did not return from patch_job" in failed.error["what"]
+    assert rig.wait(rig.submit("next"), "done").images
+
+
 def test_cancel_ends_a_running_job_and_leaves_a_waiting_one(rig):
     running, waiting = rig.submit("slow", batch_size=2), rig.submit("waits")
     wait_until(lambda: rig.live.progress(running.id) is not None)

@@ -81,7 +81,7 @@
     const panel = [...document.querySelectorAll('#tabs [role="tabpanel"]')].find((entry) => entry.offsetParent);
     return panel ? panel.id.replace(/^tab_/, "") : "txt2img";
   };
-  const LABELS = { png_info: "PNG info", models: "Models" };
+  const LABELS = { png_info: "PNG info", models: "Models", extensions: "Extensions" };
   easel.showTab = (name) => {
     const label = LABELS[name] || name;
     const menu = [...document.querySelectorAll("#tabs .overflow-menu .overflow-dropdown button")];

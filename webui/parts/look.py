@@ -34,6 +34,7 @@ SCRIPTS = (
     "picker.js",
     "questions.js",
     "models.js",
+    "extensions.js",
     "t5.js",
     "header.js",
 )

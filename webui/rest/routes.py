@@ -19,13 +19,16 @@ from backend.formats.presets import PRESETS
 from backend.request import MAX_PROMPT, parse_request, request_schema
 from webui.answers import status_of
 from webui.rest.body import check_names, json_object, text
+from webui.rest.extensions import ExtensionRoutes
 from webui.rest.models import ModelRoutes
 from webui.studio import Studio
 from webui.thumbs import thumbnail
 
 log = logging.getLogger(__name__)
 
-ROUTES_HINT = "Known below /api/v1: state, jobs, images, inputs, models, presets, registry, schema, tokens, read."
+ROUTES_HINT = (
+    "Known below /api/v1: state, jobs, images, inputs, models, extensions, presets, registry, schema, tokens, read."
+)
 MAX_JOBS = 200  # in one list
 FOREVER = "private, max-age=31536000, immutable"  # an id never shows another picture
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -35,7 +38,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def add_rest(app: FastAPI, studio: Studio) -> None:
     """Add the routes of REST to the application; everything else below /api is a 404 in JSON."""
-    rest, models = Rest(studio), ModelRoutes(studio)
+    rest, models, extensions = Rest(studio), ModelRoutes(studio), ExtensionRoutes(studio)
     routes: list[tuple[str, str, Handler]] = [
         ("GET", "/health", rest.health),
         ("GET", "/api/v1/state", rest.state),
@@ -50,6 +53,8 @@ def add_rest(app: FastAPI, studio: Studio) -> None:
         ("POST", "/api/v1/models/answers", models.answer),
         ("GET", "/api/v1/models/{model_id}", models.one),
         ("GET", "/api/v1/models/{model_id}/preview", models.preview),
+        ("GET", "/api/v1/extensions", extensions.list),
+        ("POST", "/api/v1/extensions/{name}", extensions.switch),
         ("GET", "/api/v1/presets", rest.presets),
         ("GET", "/api/v1/registry", rest.registry),
         ("GET", "/api/v1/schema", rest.schema),

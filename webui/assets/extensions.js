@@ -1,0 +1,91 @@
+// The Extensions tab: what is installed, whether it may run, which hooks it has and what they cost. All of it is shown as text.
+(function (easel) {
+  "use strict";
+
+  const { el } = easel;
+  const STATUS = { on: "on", off: "off", new: "waits for you", changed: "has changed", refused: "cannot run", failed: "failed", crashed: "crashed" };
+  const TROUBLES = ["refused", "failed", "crashed"];
+
+  const seconds = (value) => (value < 0.001 ? "under 1 ms" : value < 1 ? `${Math.round(1000 * value)} ms` : `${value.toFixed(1)} s`);
+
+  function figures(row) {
+    const told = [];
+    if (row.import_seconds !== null) told.push(`imported in ${seconds(row.import_seconds)}`);
+    if (row.seconds_per_picture !== null) told.push(`${seconds(row.seconds_per_picture)} in its hooks per picture`);
+    return told.join(", ");
+  }
+  const hookTitle = (row, hook) =>
+    row.hook_calls[hook] ? `${row.hook_calls[hook]} calls, ${seconds(row.hook_seconds[hook] || 0)} since the engine's start` : "not called since the engine's start";
+
+  async function turn(row, on) {
+    try {
+      easel.toast((await easel.post(`extensions/${encodeURIComponent(row.name)}`, { on })).told);
+    } catch (error) {
+      easel.toast(error.message, "error");
+    }
+    easel.emit("extensions");
+  }
+
+  function buttons(row) {
+    const button = (label, on) => el("button", { type: "button", class: "plain", "aria-label": `${label}: ${row.title}`, onclick: () => turn(row, on) }, label);
+    if (row.status === "refused") return [];
+    if (row.status === "new" || row.status === "changed") return [button("Approve", true), ...(row.status === "changed" ? [button("Switch off", false)] : [])];
+    if (row.status === "off") return [button(row.bundled ? "Switch on" : "Approve", true)];
+    return [...(row.status === "on" ? [] : [button("Try again", true)]), button("Switch off", false)];
+  }
+
+  function card(row) {
+    const note = (text, kind) => (text ? el("div", { class: kind || "model-note" }, text) : null);
+    const asks = ["new", "changed", "off"].includes(row.status) && !row.bundled;
+    return el("li", { class: `extension ${row.status}`, "data-name": row.name },
+      el("div", { class: "extension-head" }, el("strong", {}, row.title), el("span", { class: "extension-status" }, STATUS[row.status] || row.status)),
+      note([row.name, row.version, row.bundled ? "ships with Easel" : ""].filter(Boolean).join(" · ")),
+      row.description ? el("div", {}, row.description) : null,
+      note(row.reason, TROUBLES.includes(row.status) ? "model-problem" : "extension-reason"),
+      asks ? note(`Its files lie in ${row.folder}. Their code can do whatever you can do on this machine.`) : null,
+      note(row.pending ? "Takes effect when the engine is started anew, as soon as no job runs." : ""),
+      row.hooks.length ? el("div", { class: "model-facts" }, ...row.hooks.map((hook) => el("span", { class: "fact", title: hookTitle(row, hook) }, hook))) : null,
+      note(figures(row)),
+      row.detail ? el("details", { class: "model-details" }, el("summary", {}, "What happened"), el("pre", { class: "extension-detail" }, row.detail)) : null,
+      el("div", { class: "extension-buttons" }, ...buttons(row)));
+  }
+
+  easel.parts.extensions = (element) => {
+    const list = el("ul", { class: "extension-list" });
+    const trouble = el("div", { class: "model-problem", hidden: true, role: "status" });
+    element.append(el("div", { class: "models-part" }, trouble, list));
+    let shown = "", busy = false, again = false, unfinished = 0;
+
+    async function look() {
+      if (busy) {
+        again = true;
+        return;
+      }
+      busy = true;
+      try {
+        const rows = (await easel.api("extensions")).extensions, told = JSON.stringify(rows);
+        if (told !== shown) list.replaceChildren(...(rows.length ? rows.map(card) : [el("li", { class: "empty" }, "No extensions are installed.")]));
+        shown = told;
+      } catch (error) {
+        if (!error.away) easel.toast(error.message, "error");
+      }
+      busy = false;
+      if (again) {
+        again = false;
+        look();
+      }
+    }
+    const isOpen = () => element.offsetParent !== null;
+    easel.on("extensions", look);
+    easel.on("registry", look);
+    easel.on("tab", () => isOpen() && look());
+    easel.on("state", (state) => {
+      trouble.textContent = state.engine.trouble || "";
+      trouble.hidden = !state.engine.trouble;
+      const now = easel.unfinished().length;
+      if (now < unfinished && isOpen()) look(); // a job is over: its figures are told
+      unfinished = now;
+    });
+    look();
+  };
+})(window.easel);

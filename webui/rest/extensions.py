@@ -1,0 +1,38 @@
+"""The routes of extensions: the list, and on or off. Nothing is ever installed over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from backend.errors import BadRequest
+from webui.rest.body import check_names, json_object
+from webui.studio import Studio
+
+
+class ExtensionRoutes:
+    """The handlers, around one studio."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    async def list(self, _request: Request) -> Response:
+        """Every extension: version, status and why, hooks, and the time that they take."""
+        rows = await run_in_threadpool(self._studio.extensions_json)
+        return JSONResponse({"extensions": rows}, headers={"cache-control": "no-store"})
+
+    async def switch(self, request: Request) -> Response:
+        """``{"on": true}`` approves the folder as it is now, ``false`` switches it off; the engine starts anew."""
+        body = await json_object(request)
+        check_names(body, ("on",))
+        on = body.get("on")
+        if not isinstance(on, bool):
+            raise BadRequest("on is not usable.", "Accepted: true or false.", field="on")
+
+        def switch() -> dict[str, Any]:
+            return self._studio.switch_extension(request.path_params["name"], on=on)
+
+        return JSONResponse(await run_in_threadpool(switch), 202)
