@@ -78,7 +78,7 @@ def _row(
     }
     if settings.no_extensions and status == "on":
         return row | {"status": "off", "reason": "This Easel was started with --no-extensions."}
-    if told is None or found.error is not None:
+    if told is None or status == "refused":
         return row
     ran = told.get("status") in {"on", "failed", "crashed", "refused"}
     if (status == "on") != ran:  # the engine has not been started since

@@ -42,7 +42,7 @@
       note([row.name, row.version, row.bundled ? "ships with Easel" : ""].filter(Boolean).join(" · ")),
       row.description ? el("div", {}, row.description) : null,
       note(row.reason, TROUBLES.includes(row.status) ? "model-problem" : "extension-reason"),
-      asks ? note(`Its files lie in ${row.folder}. Their code can do whatever you can do on this machine.`) : null,
+      asks ? note(`Its files lie in ${row.folder}: look at them before you approve it.`) : null,
       note(row.pending ? "Takes effect when the engine is started anew, as soon as no job runs." : ""),
       row.hooks.length ? el("div", { class: "model-facts" }, ...row.hooks.map((hook) => el("span", { class: "fact", title: hookTitle(row, hook) }, hook))) : null,
       note(figures(row)),
