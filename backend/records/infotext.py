@@ -158,7 +158,7 @@ def _pairs(
         yield "Variation seed strength", _number(request.variation_strength)
     if request.init_image is not None:
         yield "Denoising strength", _number(request.denoise)
-    if request.clip_skip is not None and request.clip_skip > 1:
+    if request.clip_skip is not None:  # 1 too, which is not what SDXL takes by itself
         yield "Clip skip", str(request.clip_skip)
     if request.init_image is not None:
         yield "Init image hash", request.init_image[:10]
