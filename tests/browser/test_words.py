@@ -121,6 +121,13 @@ def test_loras_are_offered_behind_a_bracket_those_that_fit_first(here):
     box.fill("")
     box.press_sequentially("<fox")
     assert offered(studio) == ["style/foxes", "fox one"]
+    box.fill("")
+    box.press_sequentially("<lyco:one")
+    box.press("Tab")
+    assert box.input_value() == "<lyco:fox one:1>"
+    box.fill("")
+    box.press_sequentially(r"\<fox <hypernet:fo")  # neither is a tag of an extension
+    assert offered(studio) == []
 
 
 def test_a_finger_takes_a_name_on_a_phone(here):

@@ -33,6 +33,7 @@ from backend.events import (
 )
 from backend.records.registry import core_registry
 
+TAGS = [{"name": name, "label": "LoRA", "folder": "loras", "owner": "lora"} for name in ("lora", "lyco")]
 PIXEL = "/9j/2Q=="  # start and end of a JPEG
 
 
@@ -57,7 +58,7 @@ class FakeEngine:
         self.jobs.put(None)
 
     def run(self) -> None:
-        tell(Ready(registry=core_registry(), device="fake", dtype="float32"))
+        tell(Ready(registry=core_registry() | {"prompt_tags": TAGS}, device="fake", dtype="float32"))
         threading.Thread(target=self.read, daemon=True).start()
         while (order := self.jobs.get()) is not None:
             self.generate(order["id"], order["request"])

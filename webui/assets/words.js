@@ -7,7 +7,7 @@
   const MOST = 8, LEAST = 2; // names shown, characters typed
   const list = el("ul", { class: "word-list", role: "listbox", id: "easel_words", "aria-label": "Embeddings and LoRAs" });
   const MADE_FOR = { sdxl: "SDXL", sd3: "SD3", sd2: "SD2", sd1: "SD1" }; // how what a LoRA was made for begins
-  let words = [], loras = [], shown = [], marked = -1, area = null, from = 0, until = 0;
+  let words = [], loras = [], shown = [], marked = -1, area = null, from = 0, until = 0, tag = "";
 
   // A word is a file's bare name; of two with the same one, the later goes by its whole name.
   easel.embeddingWords = (models) => {
@@ -18,6 +18,9 @@
       return { word, made: model.variant || "", count: Math.max(...model.vectors.map((row) => row.count)) };
     });
   };
+
+  // Which tags name a LoRA is told by the registry: an extension brings them.
+  const tagNames = () => (easel.registry.prompt_tags || []).filter((tag) => tag.folder === "loras").map((tag) => tag.name);
 
   // A LoRA's name becomes a whole tag, with its strength selected; one with another strength behind it keeps that.
   easel.loraWords = (models) => models.filter((model) => model.folder === "loras" && model.usable).map((model) => ({
@@ -55,7 +58,7 @@
       return;
     }
     const strength = (target.value.slice(to).match(/^:([^<>]*)>/) || [])[1];
-    const head = `<lora:${entry.word}:`, at = start + head.length;
+    const head = `<${tag}:${entry.word}:`, at = start + head.length;
     const rest = strength === undefined ? "1" : strength;
     easel.write(target, {
       from: start, to: strength === undefined ? to : to + strength.length + 2, written: `${head}${rest}>`,
@@ -73,15 +76,18 @@
   }
 
   function findLoras(box, typed) {
-    const part = typed[1].toLowerCase(), known = ({ word, triggers }) => [word, ...triggers].some((text) => text.toLowerCase().includes(part));
+    const names = tagNames(), part = typed[2].toLowerCase();
+    tag = typed[1] ? typed[1].toLowerCase() : names[0];
+    if (!names.includes(tag)) return [];
+    const known = ({ word, triggers }) => [word, ...triggers].some((text) => text.toLowerCase().includes(part));
     const order = (entry) => (fits(entry) ? 0 : 2) + (entry.word.toLowerCase().startsWith(part) ? 0 : 1);
     [from, until] = [box.selectionStart - typed[0].length, box.selectionStart];
     return loras.filter(known).sort((a, b) => order(a) - order(b) || a.word.localeCompare(b.word, undefined, { numeric: true })).slice(0, MOST);
   }
 
   function find(box) {
-    const tag = box.selectionStart === box.selectionEnd ? box.value.slice(0, box.selectionStart).match(/(?<!\\)<(?:(?:lora|lyco):)?([^<>:]*)$/i) : null;
-    if (tag) return findLoras(box, tag);
+    const begun = box.selectionStart === box.selectionEnd ? box.value.slice(0, box.selectionStart).match(/(?<!\\)<(?:(\w+):)?([^<>:]*)$/) : null;
+    if (begun) return findLoras(box, begun);
     const before = box.value.slice(0, box.selectionStart), after = box.value[box.selectionEnd] || "";
     const typed = box.selectionStart === box.selectionEnd && !/[\p{L}\p{N}_]/u.test(after) ? before.match(/[^\s,()[\]|:<>]+$/) : null;
     const part = typed ? typed[0].toLowerCase() : "";
