@@ -51,11 +51,15 @@ class EmbeddingVectors:
 
 @dataclass(frozen=True)
 class EmbeddingInfo:
-    """A textual inversion (models/embeddings); its word in a prompt is the file's name."""
+    """A textual inversion (models/embeddings); its word in a prompt is the file's name.
+
+    ``trouble``: why the file cannot be used, which then has no vectors.
+    """
 
     path: Path
     name: str
     vectors: tuple[EmbeddingVectors, ...]
+    trouble: str = ""
 
     @property
     def made_for(self) -> str:

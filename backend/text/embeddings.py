@@ -121,11 +121,20 @@ NO_WORDS = EmbeddingWords()
 
 
 def embedding_words(entries: Iterable[ModelEntry]) -> EmbeddingWords:
-    """The words of the usable files among a catalog's entries: the bare file name, or the name that the list shows."""
+    """The words of a catalog's entries: the bare file name, or the name that the list shows.
+
+    Files that cannot be used come last and have no vectors, so that a prompt that names one is told why.
+    """
+    entries = list(entries)
     usable = [(entry, entry.info) for entry in entries if entry.usable and isinstance(entry.info, EmbeddingInfo)]
     shown = [(entry.name, info) for entry, info in usable]
     bare = [(entry.path.stem, info) for entry, info in usable]
-    return EmbeddingWords([*shown, *bare], stamp=tuple((entry.path, entry.stamp) for entry, _ in usable))
+    broken = [
+        (entry.path.stem, EmbeddingInfo(entry.path, entry.path.stem, (), trouble=entry.sentence))
+        for entry in entries
+        if entry.sentence and not entry.usable
+    ]
+    return EmbeddingWords([*shown, *bare, *broken], stamp=tuple((entry.path, entry.stamp) for entry in entries))
 
 
 def read_rows(embedding: EmbeddingInfo, reader: Reader) -> EmbeddingVectors | None:
@@ -157,7 +166,11 @@ def embedding_notes(
         blind: list[Part] = [part for part in asked if read_rows(embedding, readers[part]) is None]
         long: list[Part] = [part for part in blind if embedding.for_encoder(part, readers[part].width) is not None]
         names = " and ".join(_ENCODERS[part] for part in blind)
-        if long:
+        # An SDXL refiner reads the half that is for CLIP-G, by design; a model without CLIP-G reads half of a word.
+        is_half = "clip_g" not in readers and any(rows.part == "clip_g" for rows in embedding.vectors)
+        if embedding.trouble:
+            notes.append(f"The embedding {embedding.name} is read as words. {embedding.trouble}")
+        elif long:
             count = max(rows.count for rows in embedding.vectors)
             notes.append(
                 f"The embedding {embedding.name} has {count} tokens, more than {names} can read in one piece; its name "
@@ -173,6 +186,11 @@ def embedding_notes(
         elif blind:
             reads = "reads" if len(blind) == 1 else "read"
             notes.append(f"The embedding {embedding.name} has nothing for {names}, which {reads} its name as words.")
+        elif is_half:
+            notes.append(
+                f"The embedding {embedding.name} was made for another model: half of it is for CLIP-G, which "
+                f"{checkpoint} has not."
+            )
     return tuple(notes)
 
 

@@ -182,3 +182,23 @@ def test_a_file_that_is_replaced_gives_another_picture(engine: Engine, folder: P
         now = latent()
         assert now != as_words
         as_words = now
+
+
+def test_an_embedding_file_that_cannot_be_used_is_told_when_a_prompt_names_it(engine: Engine, folder: Path):
+    (folder / "zorbcut.safetensors").write_bytes((folder / "zorb.safetensors").read_bytes()[:-8])
+    (folder / "zorbold.pt").write_bytes(b"\x80\x02}q\x00.")
+    (folder / "zorb.pt").write_bytes(b"\x80\x02}q\x00.")  # beside one that can be used
+    try:
+        notes = encoded(engine, "sdxl", "a zorbcut fox, a zorbold hat").notes
+        assert [note for note in notes if "zorbcut is read as words. zorbcut.safetensors is cut" in note]
+        assert [note for note in notes if "zorbold is read as words." in note and "easel convert" in note]
+        assert encoded(engine, "sdxl", "a zorb fox").notes == ()
+    finally:
+        for name in ("zorbcut.safetensors", "zorbold.pt", "zorb.pt"):
+            (folder / name).unlink()
+
+
+def test_half_of_an_embedding_is_said_to_be_half(engine: Engine, folder: Path):
+    (note,) = encoded(engine, "sd1", "a zorb fox").notes
+    assert "zorb was made for another model: half of it is for CLIP-G, which sd1" in note
+    assert encoded(engine, "sd1", "a zorb1 fox").notes == ()

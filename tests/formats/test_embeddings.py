@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import ModelCorrupt
-from backend.formats.configs import OtherFile
 from backend.formats.embeddings import EmbeddingInfo
 
 FILES = {
@@ -63,4 +62,4 @@ def test_a_named_tensor_that_is_no_list_of_vectors_is_corrupt(detected, tensors)
      {"a": ("F32", [768]), "b": ("F32", [768])}, {"bundle_emb.x.clip_l": ("F32", [4, 8]), "alpha": ("F32", [])}],
 )  # fmt: skip
 def test_other_small_files_are_not_taken_for_embeddings(detected, tensors):
-    assert isinstance(detected(tensors), OtherFile)
+    assert not isinstance(detected(tensors), EmbeddingInfo)
