@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.api import JobView, ModelView, PanelSpec, Patch, hookimpl
+from extensions.guidance.apg import ApgParameters, apg_patches
+from extensions.guidance.cfg_zero import CfgZeroParameters, fitting_patches, stopping_patches
+from extensions.guidance.fdg import FdgParameters, fdg_patches
+from extensions.guidance.freeu import FreeUParameters, freeu_patches
 from extensions.guidance.pag import PagParameters, pag_patches
+from extensions.guidance.seg import SegParameters, seg_patches
+from extensions.guidance.thresholding import ThresholdingParameters, thresholding_patches
 
 
 @hookimpl
@@ -18,14 +24,70 @@ def register_panels() -> Sequence[PanelSpec]:
             PagParameters,
             help="Steers away from a picture whose parts do not see each other: better structure, also at CFG 1.",
         ),
+        PanelSpec(
+            "seg",
+            "Smoothed-energy guidance",
+            SegParameters,
+            help="Steers away from a picture whose parts all look for the same: milder than perturbed attention.",
+        ),
+        PanelSpec(
+            "apg",
+            "Adaptive projected guidance",
+            ApgParameters,
+            help="High CFG scales without burnt colours: bounds the guidance and turns it away from saturation.",
+        ),
+        PanelSpec(
+            "fdg",
+            "Frequency-decoupled guidance",
+            FdgParameters,
+            help="One guidance strength for the coarse, one for the fine: detail without burnt colours.",
+        ),
+        PanelSpec(
+            "cfg_zero",
+            "CFG-Zero*",
+            CfgZeroParameters,
+            families=("sd3",),
+            help="Fits the negative prompt's velocity before it is guided away from.",
+        ),
+        PanelSpec(
+            "dynamic_thresholding",
+            "Dynamic thresholding",
+            ThresholdingParameters,
+            help="Brings a high CFG scale's picture into the range of a lower one.",
+        ),
+        PanelSpec(
+            "freeu",
+            "FreeU",
+            FreeUParameters,
+            families=("sdxl", "sdxl_refiner", "sd2", "sd1"),
+            help="Weighs a U-Net's backbone up and its skips down: cleaner shapes at no cost.",
+        ),
     ]
 
 
 @hookimpl
 def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
-    """Ask each panel that is on."""
+    """Ask each panel that is on, in the order in which their changes act.
+
+    What changes the uncond latent: CFG-Zero*, then APG, then frequencies; after the combination the terms of weakened
+    branches, the threshold and last CFG-Zero*'s stop.
+    """
+    panels = job.values
     patches: list[Patch] = []
-    pag = job.values.get("pag")
-    if isinstance(pag, PagParameters):
+    if isinstance(zero := panels.get("cfg_zero"), CfgZeroParameters):
+        patches += fitting_patches(zero)
+    if isinstance(apg := panels.get("apg"), ApgParameters):
+        patches += apg_patches(apg)
+    if isinstance(fdg := panels.get("fdg"), FdgParameters):
+        patches += fdg_patches(fdg, job.request.cfg_scale or 1.0)
+    if isinstance(pag := panels.get("pag"), PagParameters):
         patches += pag_patches(pag, model)
+    if isinstance(seg := panels.get("seg"), SegParameters):
+        patches += seg_patches(seg, model)
+    if isinstance(freeu := panels.get("freeu"), FreeUParameters):
+        patches += freeu_patches(freeu, model)
+    if isinstance(threshold := panels.get("dynamic_thresholding"), ThresholdingParameters):
+        patches += thresholding_patches(threshold)
+    if isinstance(zero, CfgZeroParameters):
+        patches += stopping_patches(zero)
     return patches

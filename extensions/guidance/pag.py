@@ -15,10 +15,8 @@ from backend.api import (
     AddBranch,
     AfterGuidance,
     AttentionReplace,
-    BadRequest,
     Call,
     ModelView,
-    Outputs,
     Parameters,
     Patch,
     Place,
@@ -26,6 +24,7 @@ from backend.api import (
     number,
     text,
 )
+from extensions.guidance.blocks import away_from, check_window, named_blocks
 
 BRANCH = "perturbed"
 
@@ -45,14 +44,12 @@ def pag_patches(parameters: PagParameters, model: ModelView) -> list[Patch]:
     Raises:
         BadRequest: if the window is empty.
     """
-    if parameters.start >= parameters.end:
-        raise BadRequest("Perturbed-attention guidance: From must lie before To.", field="extensions")
+    check_window("Perturbed-attention guidance", parameters.start, parameters.end)
     if parameters.scale == 0:
         return []
-    blocks = tuple(name.strip() for name in parameters.blocks.split(",") if name.strip()) or middle_blocks(model)
     window = Scope(start=parameters.start, end=parameters.end)
     perturbed = Scope(
-        blocks=blocks,
+        blocks=named_blocks(parameters.blocks, model),
         attentions=("self", "joint", "image"),
         branches=(BRANCH,),
         start=parameters.start,
@@ -65,13 +62,6 @@ def pag_patches(parameters: PagParameters, model: ModelView) -> list[Patch]:
     ]
 
 
-def middle_blocks(model: ModelView) -> tuple[str, ...]:
-    """The block with attention that is nearest to half way: a U-Net's middle, or the middle one of an MMDiT."""
-    attending = [place for place in model.places if place.attention in ("self", "joint")]
-    nearest = min(attending, key=lambda place: abs(place.depth - 0.5))
-    return (nearest.block,)
-
-
 def attend_to_self(qkv: QKV, place: Place, call: Call, attend: Callable[[QKV], Tensor]) -> Tensor:
     """Each image token's own value; text tokens of a joint attention attend as before.
 
@@ -81,12 +71,3 @@ def attend_to_self(qkv: QKV, place: Place, call: Call, attend: Callable[[QKV], T
         return qkv.v.expand_as(qkv.q)
     plain = attend(qkv)
     return torch.cat([plain[:, :, : call.text_tokens], qkv.v[:, :, call.text_tokens :]], dim=2)
-
-
-def away_from(branch: str, scale: float) -> Callable[[Tensor, Outputs], Tensor]:
-    """``guided + scale * (cond - branch)`` on clean latents (equation 16)."""
-
-    def change(guided: Tensor, outputs: Outputs) -> Tensor:
-        return guided + scale * (outputs.denoised["cond"] - outputs.denoised[branch])
-
-    return change

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backend.diffusion.patching import QKV, Call, Place
-from backend.errors import BadRequest
+from backend.errors import BadRequest, UserError
 from backend.request import GenerationRequest
 from extensions.guidance.pag import attend_to_self
 from tests.engine.conftest import ask
@@ -15,13 +15,79 @@ from tests.engine.conftest import ask
 pytest_plugins: tuple[str, ...] = ()
 
 
+BOTH, FLOW, UNET = ("tiny-xl", "tiny-sd3"), ("tiny-sd3",), ("tiny-xl",)
+# A panel, its families, what makes it act on these checkpoints, and what leaves every bit as it is.
+PANELS = [
+    ("pag", BOTH, {"scale": 5.0}, {"scale": 0.0}),
+    ("seg", BOTH, {"scale": 5.0}, {"blur": 0.0}),
+    ("seg", BOTH, {"scale": 5.0, "blur": 1.0}, {"scale": 0.0}),
+    ("apg", BOTH, {"norm": 0.5}, {"eta": 1.0, "norm": 0.0, "momentum": 0.0}),
+    ("fdg", BOTH, {}, {"low": 1.0, "high": 1.0}),
+    ("cfg_zero", FLOW, {}, {"scaled": False}),
+    ("cfg_zero", FLOW, {"scaled": False, "zero_steps": 1}, {"scaled": False, "zero_steps": 0}),
+    ("dynamic_thresholding", BOTH, {"mimic_scale": 1.0}, {"amount": 0.0}),
+    ("dynamic_thresholding", BOTH, {"mimic_scale": 1.0, "amount": 0.5}, {"mimic_scale": 3.0}),
+    ("freeu", UNET, {"b1": 1.5, "s1": 0.5}, {"b1": 1.0, "b2": 1.0, "s1": 1.0, "s2": 1.0}),
+]
+CASES = [
+    pytest.param(name, checkpoint, acting, neutral, id=f"{name}-{checkpoint}-{'-'.join(acting)}")
+    for name, checkpoints, acting, neutral in PANELS
+    for checkpoint in checkpoints
+]
+
+
 def with_panel(name: str, checkpoint: str, **values: object) -> GenerationRequest:
     fields = {key: values.pop(key) for key in ("cfg_scale", "steps", "batch_size") if key in values}
     return ask(checkpoint, extensions={name: {"values": values}}, **fields)
 
 
+def with_panels(checkpoint: str, panels: dict[str, dict[str, object]], **fields: object) -> GenerationRequest:
+    return ask(checkpoint, extensions={name: {"values": values} for name, values in panels.items()}, **fields)
+
+
 def pictures(engine, request) -> np.ndarray:
     return np.stack([np.asarray(p.image, dtype=np.int16) for p in engine.generate(request).pictures])
+
+
+@pytest.mark.parametrize(("name", "checkpoint", "acting", "neutral"), CASES)
+def test_a_panel_changes_the_picture_and_neutral_values_do_not(engine, name, checkpoint, acting, neutral):
+    plain = pictures(engine, ask(checkpoint))
+    assert np.array_equal(pictures(engine, with_panel(name, checkpoint, **neutral)), plain)
+    changed = pictures(engine, with_panel(name, checkpoint, **acting))
+    assert (changed != plain).any()
+    assert np.array_equal(pictures(engine, with_panel(name, checkpoint, **acting)), changed)
+    assert np.array_equal(pictures(engine, ask(checkpoint)), plain)
+
+
+@pytest.mark.parametrize(("name", "checkpoint", "acting", "neutral"), CASES)
+def test_a_batch_equals_singles(engine, name, checkpoint, acting, neutral):
+    batch = pictures(engine, with_panel(name, checkpoint, batch_size=2, **acting))
+    assert np.abs(batch[:1] - pictures(engine, with_panel(name, checkpoint, **acting))).max() <= 1
+
+
+def test_pag_apg_and_cfg_zero_act_together(engine):
+    panels: dict[str, dict[str, object]] = {"pag": {"scale": 4.0}, "apg": {"norm": 0.5}, "cfg_zero": {}}
+    whole = pictures(engine, with_panels("tiny-sd3", panels))
+    for name in panels:
+        rest = {other: values for other, values in panels.items() if other != name}
+        assert (pictures(engine, with_panels("tiny-sd3", rest)) != whole).any(), f"{name} has no effect"
+
+
+def test_every_panel_of_a_family_acts_together(engine, checkpoint):
+    panels = {name: acting for name, checkpoints, acting, _ in PANELS if checkpoint in checkpoints}
+    whole = pictures(engine, with_panels(checkpoint, panels))
+    assert np.array_equal(pictures(engine, with_panels(checkpoint, panels)), whole)
+
+
+@pytest.mark.parametrize(("name", "checkpoint"), [("freeu", "tiny-sd3"), ("cfg_zero", "tiny-xl")])
+def test_a_panel_that_a_family_cannot_honour_is_refused_by_name(engine, name, checkpoint):
+    with pytest.raises(UserError, match=r"(FreeU|CFG-Zero\*) does not work with checkpoints of the family"):
+        engine.generate(with_panel(name, checkpoint))
+
+
+def test_frequencies_without_guidance_are_refused(engine, checkpoint):
+    with pytest.raises(BadRequest, match="CFG scale 1 turns off"):
+        engine.generate(with_panel("fdg", checkpoint, cfg_scale=1.0))
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
