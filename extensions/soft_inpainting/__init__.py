@@ -1,0 +1,1 @@
+"""Inpainting by degrees: how much each place may change follows the mask."""
