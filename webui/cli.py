@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = frozenset({"bench", "convert", "generate", "models"})
+SUBCOMMANDS = frozenset({"bench", "convert", "extension", "generate", "models"})
 ASKS = frozenset({"--help", "--version"})
 
 

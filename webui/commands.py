@@ -23,6 +23,7 @@ from backend.request import parse_request
 from backend.settings import Settings
 from webui.cli_bench import bench
 from webui.cli_convert import convert
+from webui.cli_extension import extension
 from webui.options import PICTURES, SentenceCommand, panel_values, request_options, settings_from, settings_options
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def easel(**_: object) -> None:
 
 easel.add_command(bench)
 easel.add_command(convert)
+easel.add_command(extension)
 
 
 @easel.command(cls=SentenceCommand)

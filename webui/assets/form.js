@@ -81,18 +81,16 @@
   easel.beforeSubmit = async (tab, names, values) => {
     const filled = { init_image: "", mask: "", key: clickKey(tab, values) };
     const box = easel.pictures && easel.pictures[tab];
-    if (box) {
-      try {
-        Object.assign(filled, await box.handOver());
-      } catch (error) {
-        easel.toast(error.message, "error");
-        throw error;
-      }
+    try {
+      filled.extensions = JSON.stringify(easel.extensionValues(tab, values[names.indexOf("sampler")]));
+      if (box) Object.assign(filled, await box.handOver());
+    } catch (error) {
+      easel.toast(error.message, "error");
+      throw error;
     }
     if (form.shared.checkpoint) filled.checkpoint = form.shared.checkpoint;
     const named = { ...Object.fromEntries(names.map((name, i) => [name, values[i]])), checkpoint: form.shared.checkpoint };
     rememberForCheckpoint(named.checkpoint, named);
-    filled.extensions = JSON.stringify(easel.extensionValues(tab, named.sampler));
     return values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
   };
 

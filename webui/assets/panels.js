@@ -32,6 +32,7 @@
 
   // The request's field, for the tab's Generate; sampler: the name that is sent with it.
   easel.extensionValues = (tab, sampler) => {
+    if (!ready) throw new Error("Easel has not told yet which extensions there are. Press Generate again in a moment.");
     const row = easel.registry.samplers.find((entry) => entry.name === sampler);
     const own = row && row.panel ? easel.panelNamed(row.panel) : null;
     const used = [...offered(tab).filter((panel) => isUsed(panel, tab)), ...(own && suits(own, tab) ? [own] : [])];

@@ -1,0 +1,81 @@
+"""``easel extension``: the list, approvals, and what authors get."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backend.plugins import LOOSE_PACKAGE, Approvals
+from tests.extending import write_extension
+from webui.commands import easel
+
+ROOT = Path(__file__).parents[2]
+HEAD = "from backend.api import PanelSpec, Parameters, hookimpl, number\n\n"
+
+
+@pytest.fixture(autouse=True)
+def forget_modules():
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
+        del sys.modules[name]
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(easel, ["extension", *arguments])
+
+
+def test_list_enable_and_disable(tmp_path):
+    write_extension(tmp_path / "extensions", "loose", "")
+    place = ("--data-dir", str(tmp_path))
+
+    def status() -> dict[str, str]:
+        return {row["name"]: row["status"] for row in json.loads(run("list", "--json", *place).stdout)["extensions"]}
+
+    assert status()["loose"] == "new"
+    assert status()["guidance"] == "on"
+    assert run("enable", "loose", *place).exit_code == 0
+    assert run("disable", "guidance", *place).exit_code == 0
+    assert (status()["loose"], status()["guidance"]) == ("on", "off")
+    assert Approvals(tmp_path / "extensions.json").read()["off"] == ["guidance"]
+    assert "ships with Easel" in run("list", *place).stdout
+    done = run("enable", "lose", *place)
+    assert done.exit_code == 2
+    assert "Did you mean 'loose'" in done.stderr
+
+
+def test_a_new_extension_passes_its_check_and_its_test(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("new", "film_grain").exit_code == 0
+    done = run("check", str(tmp_path / "film_grain"))
+    assert done.exit_code == 0, done.output
+    assert done.output == "film_grain: no problems.\n"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "film_grain")]
+    tested = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "1 passed" in tested.stdout, tested.stdout
+    assert run("new", "film_grain").exit_code == 2
+    assert "no name for an extension" in run("new", "Film-Grain").stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import nowhere_to_be_found\n", "It cannot be imported"),
+        ("", "It implements no hook"),
+        (HEAD + "@hookimpl\ndef patch_jib(job): ...\n", "patch_jib is no hook"),
+        (HEAD + "@hookimpl\ndef patch_job(job, mood): ...\n", "A hook does not fit"),
+        (
+            HEAD + "class P(Parameters):\n    a: float = number(3.0, low=0, high=1, label='A')\n\n"
+            "@hookimpl\ndef register_panels():\n    return [PanelSpec('p', 'P', P)]\n",
+            "does not take its own default",
+        ),
+    ],
+)
+def test_check_names_what_is_wrong(tmp_path, code, sentence):
+    done = run("check", str(write_extension(tmp_path, "faulty", code)))
+    assert done.exit_code == 1
+    assert sentence in done.output
