@@ -130,6 +130,22 @@ def test_loras_are_offered_behind_a_bracket_those_that_fit_first(here):
     assert offered(studio) == []
 
 
+def test_a_lora_of_the_models_tab_is_added_to_the_prompt(here):
+    studio = here()
+    studio.page.locator("#txt2img_prompt textarea").fill("a fox")
+    studio.page.evaluate("easel.showTab('models')")
+    studio.page.locator(".model-search").fill("snow")  # a word that it was trained with
+    card = studio.page.locator(".model")
+    assert "Words: red fox, snow." in card.inner_text()
+    card.get_by_role("button", name="Add to the prompt").click()
+    box = studio.page.locator("#txt2img_prompt textarea")
+    studio.page.wait_for_function(
+        "document.querySelector('#txt2img_prompt textarea').value === 'a fox <lora:style/foxes:1>'"
+    )
+    box.press_sequentially("0.6")
+    assert box.input_value() == "a fox <lora:style/foxes:0.6>"
+
+
 def test_a_finger_takes_a_name_on_a_phone(here):
     studio = here(viewport={"width": 390, "height": 844}, has_touch=True)
     box = studio.page.locator("#txt2img_prompt textarea")

@@ -58,7 +58,7 @@
   const words = new WeakMap();
   const wordsOf = (model) => {
     if (!words.has(model)) {
-      const told = [model.name, model.kind, easel.familyLabel(model.family), model.variant, model.precision, model.prediction, model.root, model.hash, model.folder, easel.familyLabel(model.made_for)];
+      const told = [model.name, model.kind, easel.familyLabel(model.family), model.variant, model.precision, model.prediction, model.root, model.hash, model.folder, easel.familyLabel(model.made_for), ...(model.words || [])];
       words.set(model, told.filter(Boolean).join(" ").toLowerCase());
     }
     return words.get(model);

@@ -39,6 +39,26 @@
     easel.showTab("txt2img");
   }
 
+  function add(model) {
+    const tag = easel.loraTag(model.name), box = document.querySelector("#txt2img_prompt textarea");
+    if (!tag) {
+      easel.toast("LoRAs act through an extension, which is off.", "error");
+      return;
+    }
+    easel.showTab("txt2img");
+    // Only a box that is shown can be written to, and gradio shows a tab a few frames later.
+    const put = (frames) => {
+      if (!box.offsetParent && frames) {
+        requestAnimationFrame(() => put(frames - 1));
+        return;
+      }
+      box.focus();
+      const from = box.value.length, written = (from && !/\s$/.test(box.value) ? " " : "") + tag, end = from + written.length;
+      easel.write(box, { from, to: from, written, selection: [end - 2, end - 1] });
+    };
+    put(120);
+  }
+
   function card(model) {
     const problem = problemOf(model);
     const speaker = (model.prediction_source || "default") === "default" ? "" : ` (${model.prediction_source})`;
@@ -62,7 +82,8 @@
         ...(model.notes || []).map((note) => el("div", { class: "model-note" }, note)),
         ...model.questions.map((question) => (question.asks ? easel.questionRow(model, question) : quietly(model, question))),
         model.has_notes ? notes(model) : null,
-        model.usable && model.folder === "checkpoints" ? el("button", { type: "button", class: "plain use", onclick: () => use(model) }, "Use") : null));
+        model.usable && model.folder === "checkpoints" ? el("button", { type: "button", class: "plain use", onclick: () => use(model) }, "Use") : null,
+        model.usable && model.folder === "loras" ? el("button", { type: "button", class: "plain use", onclick: () => add(model) }, "Add to the prompt") : null));
   }
 
   // A select of what is there: [value, label] pairs, the first one means "all".

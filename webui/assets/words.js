@@ -26,6 +26,7 @@
   easel.loraWords = (models) => models.filter((model) => model.folder === "loras" && model.usable).map((model) => ({
     word: model.name, made: model.made_for || "", tag: true, rank: model.rank, triggers: model.words || [],
   }));
+  easel.loraTag = (name) => (tagNames().length ? `<${tagNames()[0]}:${name}:1>` : "");
   const fits = ({ made }) => {
     const start = MADE_FOR[document.body.dataset.family];
     return !made || !start || made.split(" or ").some((model) => model.startsWith(start));
