@@ -30,7 +30,9 @@ class ApgParameters(Parameters):
         label="Longest",
         help="At SDXL's 1024 x 1024; 0: no bound.",
     )
-    momentum: float = number(-0.5, low=-0.95, high=0.95, label="Momentum", help="Below 0 earlier steps are taken back.")
+    momentum: float = number(
+        -0.25, low=-0.95, high=0.95, label="Momentum", help="Below 0 earlier steps are taken back."
+    )
 
 
 def apg_patches(parameters: ApgParameters) -> list[Patch]:

@@ -32,7 +32,7 @@ BRANCH = "perturbed"
 class PagParameters(Parameters):
     """How strongly, where and when."""
 
-    scale: float = number(3.0, low=0.0, high=15.0, step=0.1, label="Scale")
+    scale: float = number(1.5, low=0.0, high=15.0, step=0.1, label="Scale", help="The paper: 3, with less CFG.")
     blocks: str = text("", longest=400, label="Blocks", help="Such as middle.0 or joint.7, joint.8; empty: the middle.")
     start: float = number(0.0, low=0.0, high=1.0, label="From", help="Share of the steps.")
     end: float = number(1.0, low=0.0, high=1.0, label="To", help="Share of the steps.")

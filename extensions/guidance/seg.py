@@ -33,7 +33,7 @@ UNIFORM = 100.0  # from this width on every query becomes the mean
 class SegParameters(Parameters):
     """How strongly, how wide, where and when."""
 
-    scale: float = number(3.0, low=0.0, high=15.0, step=0.1, label="Scale")
+    scale: float = number(2.0, low=0.0, high=15.0, step=0.1, label="Scale", help="The paper: 3, with less CFG.")
     blur: float = number(
         UNIFORM, low=0.0, high=UNIFORM, step=0.5, label="Blur", help="In tokens; 100: every query is the mean."
     )
