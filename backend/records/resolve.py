@@ -234,16 +234,16 @@ def _without_effect(request: GenerationRequest, info: CheckpointInfo) -> Sequenc
 
 
 def _check_vae(info: CheckpointInfo, vae: VaeInfo | None) -> None:
+    words = "" if vae is None else vae.name if vae.name.startswith("VAE ") else f"VAE {vae.name}"
     if vae is not None and vae.config.latent_channels != info.latent.channels:
         raise ModelUnsupported(
-            f"VAE {vae.name} has {vae.config.latent_channels} latent channels; {info.name} needs "
-            f"{info.latent.channels}.",
+            f"{words} has {vae.config.latent_channels} latent channels; {info.name} needs {info.latent.channels}.",
             "Choose a VAE of the same family, or none.",
             field="vae",
         )
     if vae is not None and not takes(vae, info.family):
         raise ModelUnsupported(
-            f"VAE {vae.name} is one for {vae.made_for}{', as you said' if vae.questions else ''}; {info.name} is a "
+            f"{words} is one for {vae.made_for}{', as you said' if vae.questions else ''}; {info.name} is a "
             "model of another family.",
             f"Choose another VAE{', or correct what you said about it' if vae.questions else ''}.",
             field="vae",
