@@ -23,12 +23,12 @@ class ApgParameters(Parameters):
 
     eta: float = number(0.0, low=0.0, high=1.0, label="Parallel part", help="Of the direction that saturates; 1: all.")
     norm: float = number(
-        15.0,
+        7.5,
         low=0.0,
         high=100.0,
         step=0.5,
         label="Longest",
-        help="At SDXL's 1024 x 1024; 0: no bound.",
+        help="At SDXL's 1024 x 1024; the paper: 15; 0: no bound.",
     )
     momentum: float = number(
         -0.25, low=-0.95, high=0.95, label="Momentum", help="Below 0 earlier steps are taken back."
