@@ -90,35 +90,45 @@ class Extension:
 
 
 class Approvals:
-    """Which extensions a user has switched on, with the hash of what was looked at, and which shipped ones off.
+    """Which extensions a user has switched on, with the hash of what was looked at, and which ones are off.
 
-    Lies in the data folder and is written by the command line and the page's guarded route; never by an extension.
+    Lies in the data folder and is written by the command line and the page's guarded route, never by an extension; and
+    by a process that finds that the one before it did not survive an import.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> dict[str, Any]:
-        """{"on": {name: hash}, "off": [names]}; a file that cannot be read approves nothing."""
+        """{"on": {name: hash}, "off": [names], "crashed": [names]}; a file that cannot be read approves nothing."""
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
-            return {"on": dict(found.get("on", {})), "off": list(found.get("off", []))}
+            lists = {key: list(found.get(key, [])) for key in ("off", "crashed")}
+            return {"on": dict(found.get("on", {})), **lists}
         except FileNotFoundError:
-            return {"on": {}, "off": []}
+            return {"on": {}, "off": [], "crashed": []}
         except (OSError, ValueError, AttributeError, TypeError) as error:
             log.warning("%s cannot be read (%s); only the shipped extensions run", self._path.name, error)
-            return {"on": {}, "off": []}
+            return {"on": {}, "off": [], "crashed": []}
 
     def set(self, found: Found, *, on: bool) -> None:
         """Switch an extension on, as its folder is now, or off."""
         kept = self.read()
         kept["on"].pop(found.name, None)
-        kept["off"] = [name for name in kept["off"] if name != found.name]
+        for key in ("off", "crashed"):
+            kept[key] = [name for name in kept[key] if name != found.name]
         if not on:
             kept["off"].append(found.name)
         elif not found.is_bundled:
             kept["on"][found.name] = folder_hash(found.folder)
         write_atomically(self._path, json.dumps(kept, indent=1).encode())
+
+    def note_crash(self, name: str) -> None:
+        """A process died or hung while importing it: it stays out until the user switches it on again."""
+        kept = self.read()
+        if name not in kept["crashed"]:
+            kept["crashed"].append(name)
+            write_atomically(self._path, json.dumps(kept, indent=1).encode())
 
     def status_of(self, found: Found) -> tuple[Status, str]:
         """Whether it may run, and if not what the user can do."""
@@ -130,6 +140,8 @@ class Approvals:
         kept = self.read()
         if found.name in kept["off"]:
             return "off", "Switched off."
+        if found.name in kept["crashed"]:
+            return "crashed", "The program died or hung while importing it. Switch it on to try again."
         if found.is_bundled:
             return "on", ""
         if found.name not in kept["on"]:
@@ -168,11 +180,10 @@ class Plugins:
         Args:
             diary: a file that names what is being imported, so that the next start after a crash or hang leaves it out.
         """
-        crashed = _read_diary(diary)
+        if crashed := _read_diary(diary):
+            approvals.note_crash(crashed)
         for found in find_extensions(bundled, folders):
             status, reason = approvals.status_of(found)
-            if status == "on" and found.name == crashed:
-                status, reason = "crashed", "The program died or hung while importing it. Switch it on to try again."
             key = found.name if found.name not in self.extensions else f"{found.name} ({found.folder})"
             self.extensions[key] = Extension(found, status, reason)
         self._refuse_conflicts()
