@@ -115,8 +115,9 @@ def build_t5(config: T5Config) -> T5EncoderModel:
             dropout_rate=0.0,
         )
     )
-    for block in model.encoder.block:
-        feed_forward: Any = list(block.layer.children())[-1]
+    blocks: Any = model.encoder.block
+    for block in blocks:
+        feed_forward = block.layer[-1]
         feed_forward.DenseReluDense = _GatedMlp(feed_forward.DenseReluDense)
     model.encoder.add_module("embed_tokens", _SharedEmbedding(model.shared))  # the same lookup without a second key
     return model.eval()
