@@ -1,0 +1,46 @@
+"""Hashes of the job's model files, computed while the picture is made: they stand in its metadata, always."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.engine.adapters import AdapterShelf
+from backend.engine.job import Job
+from backend.errors import UserError
+from backend.records.catalog import Catalog
+
+if TYPE_CHECKING:
+    from backend.engine.engine import Engine
+
+
+class HashInBackground:
+    """Starts at once; ``wait`` before a picture is saved."""
+
+    def __init__(self, engine: Engine, job: Job, adapters: Sequence[Path]) -> None:
+        self._result: dict[str, str] = {}
+        self._trouble = ""
+        work = (engine.catalog, job, engine.adapters, adapters)
+        self._thread = threading.Thread(target=self._compute, args=work, name="hashes", daemon=True)
+        self._thread.start()
+
+    def _compute(self, catalog: Catalog, job: Job, shelf: AdapterShelf, adapters: Sequence[Path]) -> None:
+        try:
+            if adapters:  # as A1111 writes it
+                self._result["lora_hashes"] = ", ".join(f"{path.stem}: {shelf.hash_of(path)}" for path in adapters)
+            self._result["model_hash"] = catalog.model_hash(job.info.sources["denoiser"].paths[0])
+            if job.refiner:
+                self._result["refiner_hash"] = catalog.model_hash(job.refiner.info.sources["denoiser"].paths[0])
+            if job.vae:
+                self._result["vae_hash"] = catalog.model_hash(job.vae.source.paths[0])
+        except UserError as error:  # the file went away behind our back; the picture is good all the same
+            self._trouble = f"The pictures carry no model hash. {error}"
+
+    def wait(self, on_note: Callable[[str], None]) -> dict[str, str]:
+        """The hashes by name of the fact; a file that went away is told of."""
+        self._thread.join()
+        if self._trouble:
+            on_note(self._trouble)
+        return self._result
