@@ -117,3 +117,12 @@ def test_scripts_never_write_markup_and_call_nobody():
         text = path.read_text(encoding="utf-8")
         for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "https://"):
             assert forbidden not in text, (path.name, forbidden)
+
+
+def test_assets_hold_no_text_that_spans_lines():
+    """They are sent without indentation, which such a text would lose."""
+    from webui.parts.look import ASSETS
+
+    for path in sorted(ASSETS.glob("*.js")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            assert line.count("`") % 2 == 0, f"{path.name}:{number}"
