@@ -14,7 +14,7 @@ from PIL import Image
 
 from backend import hookspecs
 from backend.diffusion.patched import PatchSet, check_patches, owned
-from backend.diffusion.patching import Patch
+from backend.diffusion.patching import CombineGuidance, Patch, PatchRefused
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
@@ -156,6 +156,7 @@ class Extensions:
                 raise ExtensionFailed(f"The extension {owner} returned a {type(wrong).__name__} from patch_job.")
             wanted += owned(given, owner)
         check_patches(wanted, model.places)
+        _check_combination(wanted, request)
         return PatchSet(tuple(wanted))
 
     def finish(
@@ -250,6 +251,19 @@ class Extensions:
             if kept is not None:
                 names = {name for name in kept if self._owner(hook, name) == owner}
                 setattr(self, attribute, MappingProxyType({k: v for k, v in kept.items() if k not in names}))
+
+
+def _check_combination(patches: Sequence[Patch], request: GenerationRequest) -> None:
+    """A patch that combines the branches itself leaves nothing for what acts within the ordinary combination."""
+    combining = next((patch for patch in patches if isinstance(patch, CombineGuidance)), None)
+    unheard = {"CFG rescale": request.cfg_rescale, "Skip-layer guidance": request.skip_layer_scale}
+    lost = [label for label, value in unheard.items() if value]
+    if combining is not None and lost:
+        raise PatchRefused(
+            f"{combining.name} combines the branches itself, so that {' and '.join(lost)} would have no effect.",
+            f"Set {' and '.join(lost)} to 0, or switch the extension off.",
+            field="extensions",
+        )
 
 
 def _picture(owner: str, hook: str, image: object) -> Image.Image:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from backend.diffusion.patching import PatchRefused
 from backend.engine.engine import Engine
 from backend.engine.extensions import torch_guard
 from backend.errors import BadRequest, ModelUnsupported
@@ -288,6 +289,12 @@ def test_patches_that_cannot_stand_fail_the_job_by_name(make, engine, checkpoint
     with pytest.raises(Exception, match="which"):
         other.generate(ask(checkpoint, extensions=panel("which", 1, which=which)))
     assert len(other.generate(ask(checkpoint, steps=1)).pictures) == 1
+
+
+def test_a_patch_that_combines_itself_refuses_what_it_would_silence(make, checkpoint) -> None:
+    other = make(which=PATCHES)
+    with pytest.raises(PatchRefused, match="CFG rescale would have no effect"):
+        other.generate(ask(checkpoint, cfg_rescale=0.5, extensions=panel("which", 1, which="combine")))
 
 
 def test_inpainting_and_encoding_can_be_patched(make, engine, checkpoint) -> None:
