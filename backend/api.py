@@ -6,6 +6,7 @@ An extension's engine module imports this module and nothing else of Easel. Its 
 
 from __future__ import annotations
 
+from backend.control.preprocessing import HintKind, NoParameters, PreprocessorSpec
 from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.patched import region_tokens, token_grid
@@ -77,9 +78,11 @@ __all__ = [
     "Conditioning",
     "Denoiser",
     "GenerationRequest",
+    "HintKind",
     "JobView",
     "ModelCall",
     "ModelView",
+    "NoParameters",
     "NoiseSource",
     "OnStep",
     "Outputs",
@@ -89,6 +92,7 @@ __all__ = [
     "PatchRefused",
     "Place",
     "Prediction",
+    "PreprocessorSpec",
     "PromptTag",
     "PromptTagSpec",
     "Runner",

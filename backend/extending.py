@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from PIL import Image
 
+from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.patching import Place
 from backend.formats.configs import CheckpointInfo
@@ -65,11 +66,13 @@ class JobView:
         request: as it stands at that moment; in ``patch_job`` and later every field is filled.
         values: the extension's own panels that the request names, checked; a panel that is off has no entry.
         note: tells the user a sentence beside the picture.
+        preprocessors: of all extensions, by name.
     """
 
     request: GenerationRequest
     values: Mapping[str, Parameters]
     note: Callable[[str], None]
+    preprocessors: Mapping[str, PreprocessorSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

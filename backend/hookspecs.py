@@ -21,6 +21,7 @@ import pluggy
 if TYPE_CHECKING:
     from PIL import Image
 
+    from backend.control.preprocessing import PreprocessorSpec
     from backend.diffusion.patching import Patch
     from backend.diffusion.samplers.spec import SamplerSpec
     from backend.diffusion.schedules import ScheduleSpec
@@ -69,6 +70,16 @@ def register_prompt_tags() -> Sequence[PromptTagSpec]:
 
     A tag of a registered name is taken out of every prompt before an encoder reads it, and its file is looked for
     before the job is accepted. What it does is told by the hooks of its extension.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_preprocessors() -> Sequence[PreprocessorSpec]:
+    """What makes hints of pictures, for ControlNets and their kin. Kind: registry.
+
+    A preprocessor is a pure function on a picture and, where the job has one, a mask. Every unit of the controlnet
+    extension offers all of them, and its panel shows the parameters of the one that is chosen.
     """
     raise NotImplementedError
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from backend import hookspecs
+from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.patched import PatchSet, check_patches, owned
 from backend.diffusion.patching import CombineGuidance, Patch, PatchRefused
 from backend.diffusion.samplers import SAMPLERS
@@ -31,6 +32,14 @@ log = logging.getLogger(__name__)
 
 OnNote = Callable[[str], None]
 MAX_EXPANDED = 1000  # requests that one order may become
+#: Attribute and hook of each registry.
+_REGISTRIES = (
+    ("samplers", "register_samplers"),
+    ("schedules", "register_schedules"),
+    ("panels", "register_panels"),
+    ("tags", "register_prompt_tags"),
+    ("preprocessors", "register_preprocessors"),
+)
 
 
 class Extensions:
@@ -47,6 +56,9 @@ class Extensions:
         self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
         self.panels: Mapping[str, PanelSpec] = self._registry("register_panels", PanelSpec, self._sampler_panels())
         self.tags: Mapping[str, PromptTagSpec] = self._registry("register_prompt_tags", PromptTagSpec, {})
+        self.preprocessors: Mapping[str, PreprocessorSpec] = self._registry(
+            "register_preprocessors", PreprocessorSpec, {}
+        )
 
     @classmethod
     def load(cls, settings: Settings) -> Extensions:
@@ -68,6 +80,9 @@ class Extensions:
             "schedules": schedules,
             "panels": own,
             "prompt_tags": tags,
+            "preprocessors": [
+                spec.to_json(self._owner("register_preprocessors", name)) for name, spec in self.preprocessors.items()
+            ],
             "extensions": [extension.to_json() for extension in self.plugins.extensions.values()],
         }
 
@@ -89,7 +104,12 @@ class Extensions:
     def view(self, owner: str, request: GenerationRequest, on_note: OnNote) -> JobView | None:
         """The job as the extension ``owner`` sees it; None if the request names no panel of it."""
         own = {name: value for name, value in self.values(request).items() if self._panel_owner(name) == owner}
-        return JobView(request, MappingProxyType(own), lambda text: on_note(f"{owner}: {text}")) if own else None
+        return self._view(owner, request, own, on_note) if own else None
+
+    def _view(self, owner: str, request: GenerationRequest, own: Mapping[str, Parameters], on_note: OnNote) -> JobView:
+        return JobView(
+            request, MappingProxyType(dict(own)), lambda text: on_note(f"{owner}: {text}"), self.preprocessors
+        )
 
     def expand(self, request: GenerationRequest, on_note: OnNote) -> tuple[list[GenerationRequest], list[str]]:
         """The requests that an order stands for, and the extensions that made several of it.
@@ -129,7 +149,7 @@ class Extensions:
             view = self.view(owner, request, on_note)
             if view is None and not own:
                 continue
-            job = view or JobView(request, MappingProxyType({}), lambda text, owner=owner: on_note(f"{owner}: {text}"))
+            job = view or self._view(owner, request, {}, on_note)
             for choice in self.plugins.call("adapt_job", owner, job=job, tags=own) or ():
                 if not isinstance(choice, AdapterChoice):
                     raise ExtensionFailed(f"The extension {owner} returned a {type(choice).__name__} from adapt_job.")
@@ -202,7 +222,7 @@ class Extensions:
     def tell_saved(self, request: GenerationRequest, path: Path, parameters: str) -> None:
         """Tell the observers of a picture on disk."""
         for owner in self.plugins.implementers("picture_saved"):
-            view = self.view(owner, request, _ignore) or JobView(request, MappingProxyType({}), _ignore)
+            view = self.view(owner, request, _ignore) or self._view(owner, request, {}, _ignore)
             self.plugins.observe("picture_saved", only=owner, job=view, path=path, parameters=parameters)
 
     def tell_loaded(self, name: str, part: str) -> None:
@@ -246,7 +266,7 @@ class Extensions:
 
     def _forget(self, owner: str) -> None:
         """Take out what a now switched-off extension had registered before."""
-        for attribute, hook in (("samplers", "register_samplers"), ("schedules", "register_schedules")):
+        for attribute, hook in _REGISTRIES:
             kept = getattr(self, attribute, None)
             if kept is not None:
                 names = {name for name in kept if self._owner(hook, name) == owner}

@@ -1,0 +1,99 @@
+"""What draws a hint: a preprocessor as a spec, which the core and every extension describe in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from backend.errors import BadRequest, UserError
+from backend.parameters import Parameters, read_parameters
+
+#: What a hint shows; networks that know several kinds (ControlNet Union) are told which one it is.
+HintKind = Literal["pose", "depth", "soft edges", "lines", "normals", "segments", "tile", "repaint"]
+
+
+class NoParameters(Parameters):
+    """Of a preprocessor that has nothing to set."""
+
+
+@dataclass(frozen=True)
+class PreprocessorSpec:
+    """Turns a picture into a hint.
+
+    Args:
+        name: unique; what requests and metadata call it.
+        label: what people read.
+        run: ``run(picture, parameters, mask)``, a pure function: picture (3, H, W), float32, 0 to 1; mask (1, H, W),
+            1 = repaint, or None; both on the CPU. It returns (3, H, W) or (1, H, W), float32, 0 to 1, or -1 where
+            the network is to paint.
+        parameters: the class whose fields the page shows while it is chosen.
+        shows: what the hint is, for networks that know several kinds; None: nothing that they know.
+        wants_mask: it cannot work without a mask; a unit without one is refused.
+        help: one sentence for the page.
+    """
+
+    name: str
+    label: str
+    run: Callable[[Tensor, Any, Tensor | None], Tensor]
+    parameters: type[Parameters] = NoParameters
+    shows: HintKind | None = None
+    wants_mask: bool = False
+    help: str = ""
+
+    def to_json(self, owner: str) -> dict[str, Any]:
+        """For the registry document."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "owner": owner,
+            "help": self.help,
+            "shows": self.shows,
+            "wants_mask": self.wants_mask,
+            "version": self.parameters.version,
+            "schema": self.parameters.model_json_schema(),
+        }
+
+    def read(self, options: Mapping[str, Any]) -> Parameters:
+        """The parameters that a request's options mean, migrated and checked; ``version`` among them says theirs.
+
+        Raises:
+            BadRequest: naming the preprocessor, the field, the value and what is wrong with it.
+        """
+        values = dict(options)
+        version = values.pop("version", self.parameters.version)
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise BadRequest(f"{self.label}: the options' version is {version!r}.", "Give a whole number, or none.")
+        return read_parameters(self.parameters, self.label, {"version": version, "values": values})
+
+    def hint(self, picture: Tensor, options: Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
+        """Run it on a picture, and see to it that it gave a hint.
+
+        Args:
+            picture: (3, H, W), float32, 0 to 1.
+            options: of the request.
+            mask: (1, H, W), float32, 1 = repaint.
+        Returns:
+            (3, H', W'), float32, -1 to 1, on the CPU.
+        Raises:
+            BadRequest: the options are not its own, or it wants a mask and there is none.
+            UserError: it returned no hint; it is named.
+        """
+        if self.wants_mask and mask is None:
+            raise BadRequest(
+                f"The preprocessor {self.label} needs a mask; there is none.",
+                "Draw one on the inpaint tab, or choose another preprocessor.",
+                field="extensions",
+            )
+        drawn: object = self.run(picture, self.read(options), mask)
+        is_hint = isinstance(drawn, Tensor) and drawn.ndim == 3 and drawn.shape[0] in (1, 3) and drawn.numel() > 0
+        if not isinstance(drawn, Tensor) or not is_hint or not bool(drawn.isfinite().all()):
+            said = f"a tensor of shape {list(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
+            raise UserError(
+                f"The preprocessor {self.label} returned {said}, no hint of finite numbers, (1 or 3, H, W).",
+                "Choose another preprocessor.",
+                field="extensions",
+            )
+        return drawn.float().cpu().clamp(-1, 1).expand(3, -1, -1).contiguous()

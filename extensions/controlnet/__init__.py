@@ -1,0 +1,1 @@
+"""ControlNets and T2I-Adapters: pictures that say where things are."""
