@@ -58,6 +58,10 @@ class PanelSpec:
         }
 
 
+def _nobody(_text: str) -> None:
+    """Takes what is told where there is nobody to tell it to."""
+
+
 @dataclass(frozen=True)
 class JobView:
     """A job as a hook sees it.
@@ -67,12 +71,17 @@ class JobView:
         values: the extension's own panels that the request names, checked; a panel that is off has no entry.
         note: tells the user a sentence beside the picture.
         preprocessors: of all extensions, by name.
+        fact: what the metadata of the pictures that are saved from now on say under the extension's name; the last
+            one stays, and it must follow from the request.
+        memory: the extension's own for this request, empty at first: what one of its hooks hands on to a later one.
     """
 
     request: GenerationRequest
     values: Mapping[str, Parameters]
     note: Callable[[str], None]
     preprocessors: Mapping[str, PreprocessorSpec] = field(default_factory=dict)
+    fact: Callable[[str], None] = _nobody
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,7 @@ class GuidedDenoiser:
             height=batch.shape[2],
             width=batch.shape[3],
             text_tokens=max(branch.prompt.tokens for branch in branches),
+            conditioning=tuple(branch.prompt for branch in branches),
         )
         active = self._patches.on_branch(names[0], self.step, self.steps)
         if active:

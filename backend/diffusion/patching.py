@@ -73,6 +73,8 @@ class Call:
             batch holds ``images`` rows for each.
         height, width: of the latent, in cells.
         text_tokens: of the context, T.
+        conditioning: what each branch reads, in order; the same object as long as its prompt stays the same, so that
+            what a patch keeps from step to step can tell AND-joined prompts and ``[a|b]`` apart.
     """
 
     step: int
@@ -83,6 +85,7 @@ class Call:
     height: int
     width: int
     text_tokens: int
+    conditioning: tuple[Conditioning, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

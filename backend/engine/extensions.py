@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +41,14 @@ _REGISTRIES = (
     ("tags", "register_prompt_tags"),
     ("preprocessors", "register_preprocessors"),
 )
+
+
+@dataclass(frozen=True)
+class Between:
+    """What lies between the hooks of one request: each extension's memory, and what metadata say of it, by owner."""
+
+    memories: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 class Extensions:
@@ -101,14 +110,33 @@ class Extensions:
             found[name] = read_parameters(panel.parameters, panel.label, stored)
         return found
 
-    def view(self, owner: str, request: GenerationRequest, on_note: OnNote) -> JobView | None:
+    def view(
+        self, owner: str, request: GenerationRequest, on_note: OnNote, between: Between | None = None
+    ) -> JobView | None:
         """The job as the extension ``owner`` sees it; None if the request names no panel of it."""
         own = {name: value for name, value in self.values(request).items() if self._panel_owner(name) == owner}
-        return self._view(owner, request, own, on_note) if own else None
+        return self._view(owner, request, own, on_note, between) if own else None
 
-    def _view(self, owner: str, request: GenerationRequest, own: Mapping[str, Parameters], on_note: OnNote) -> JobView:
+    def _view(
+        self,
+        owner: str,
+        request: GenerationRequest,
+        own: Mapping[str, Parameters],
+        on_note: OnNote,
+        between: Between | None,
+    ) -> JobView:
+        shared = between or Between()
+
+        def fact(text: str) -> None:
+            shared.facts[owner] = text
+
         return JobView(
-            request, MappingProxyType(dict(own)), lambda text: on_note(f"{owner}: {text}"), self.preprocessors
+            request,
+            MappingProxyType(dict(own)),
+            note=lambda text: on_note(f"{owner}: {text}"),
+            preprocessors=self.preprocessors,
+            fact=fact,
+            memory=shared.memories.setdefault(owner, {}),
         )
 
     def expand(self, request: GenerationRequest, on_note: OnNote) -> tuple[list[GenerationRequest], list[str]]:
@@ -136,7 +164,7 @@ class Extensions:
         return requests, list(dict.fromkeys(makers))
 
     def adapters(
-        self, request: GenerationRequest, tags: Sequence[PromptTag], on_note: OnNote
+        self, request: GenerationRequest, tags: Sequence[PromptTag], on_note: OnNote, between: Between | None = None
     ) -> tuple[AdapterChoice, ...]:
         """The adapters that the extensions want for a job whose prompts hold these tags.
 
@@ -146,10 +174,10 @@ class Extensions:
         chosen: list[AdapterChoice] = []
         for owner in self.plugins.implementers("adapt_job"):
             own = tuple(tag for tag in tags if self._owner("register_prompt_tags", tag.name) == owner)
-            view = self.view(owner, request, on_note)
+            view = self.view(owner, request, on_note, between)
             if view is None and not own:
                 continue
-            job = view or self._view(owner, request, {}, on_note)
+            job = view or self._view(owner, request, {}, on_note, between)
             for choice in self.plugins.call("adapt_job", owner, job=job, tags=own) or ():
                 if not isinstance(choice, AdapterChoice):
                     raise ExtensionFailed(f"The extension {owner} returned a {type(choice).__name__} from adapt_job.")
@@ -160,7 +188,9 @@ class Extensions:
         """Whether any extension that the request names has patches to give."""
         return bool(request.extensions) and bool(self.plugins.implementers("patch_job"))
 
-    def patches(self, request: GenerationRequest, model: ModelView, on_note: OnNote) -> PatchSet:
+    def patches(
+        self, request: GenerationRequest, model: ModelView, on_note: OnNote, between: Between | None = None
+    ) -> PatchSet:
         """What the extensions that the request names want changed in the denoise loop and in the network.
 
         Raises:
@@ -169,7 +199,7 @@ class Extensions:
         """
         wanted: list[Patch] = []
         for owner in self.plugins.implementers("patch_job"):
-            view = self.view(owner, request, on_note)
+            view = self.view(owner, request, on_note, between)
             given = self.plugins.call("patch_job", owner, job=view, model=model) if view else ()
             wrong = next((patch for patch in given if not isinstance(patch, Patch)), None)
             if wrong is not None:
@@ -180,7 +210,13 @@ class Extensions:
         return PatchSet(tuple(wanted))
 
     def finish(
-        self, request: GenerationRequest, image: Image.Image, index: int, on_note: OnNote, run: Runner
+        self,
+        request: GenerationRequest,
+        image: Image.Image,
+        index: int,
+        on_note: OnNote,
+        run: Runner,
+        between: Between | None = None,
     ) -> Image.Image:
         """A decoded picture after every ``picture_finished``; ``index`` counts over the whole job.
 
@@ -188,7 +224,7 @@ class Extensions:
             ExtensionFailed: a hook failed, or returned something else than a picture.
         """
         for owner in self.plugins.implementers("picture_finished") if request.extensions else ():
-            if view := self.view(owner, request, on_note):
+            if view := self.view(owner, request, on_note, between):
                 changed = self.plugins.call("picture_finished", owner, job=view, image=image, index=index, run=run)
                 image = _picture(owner, "picture_finished", changed) if changed is not None else image
         return image

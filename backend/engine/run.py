@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from backend.diffusion.patched import PatchSet
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
+from backend.engine.extensions import Between
 from backend.engine.file_hashes import HashInBackground
 from backend.engine.job import Job, no_patches
 from backend.engine.plan import activation_bytes, make_plan
@@ -78,6 +79,7 @@ class Run:
         self.pictures_done = 0
         self._adapter_files: tuple[Path, ...] = ()  # of the request at hand
         self._patches: dict[Path, PatchSet] = {}  # of the request at hand, by checkpoint
+        self._between = Between()  # the hooks of the request at hand
 
     def whole(self, request: GenerationRequest) -> GenerationResult:
         """An order from beginning to end; extensions may make several requests of it."""
@@ -103,6 +105,7 @@ class Run:
         """One request: resolved, its plan and its pictures."""
         engine = self.engine
         self._patches.clear()
+        self._between = Between()
         job = self._prepare(request)
         request = self.request = job.request
         sigmas = pipeline.sigmas_of(job)
@@ -174,7 +177,7 @@ class Run:
         if mask is not None and request.invert_mask:
             mask = ImageOps.invert(mask)
         tags = frozenset(engine.extensions.tags)
-        choices = engine.extensions.adapters(request, find_tags(request, tags), self.note)
+        choices = engine.extensions.adapters(request, find_tags(request, tags), self.note, self._between)
         adapters, self._adapter_files = engine.adapters.uses(choices, info, self.note)
         if adapters and refiner is not None:
             self.note(f"LoRAs act on {info.name} alone, not on the refiner.")
@@ -258,7 +261,7 @@ class Run:
                 device=self.engine.policy.device,
                 encode=partial(pipeline.encode_one, job, self.engine.manager),
             )
-            self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note)
+            self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note, self._between)
         return self._patches[job.info.path]
 
     def _embedding_facts(self, prompting: pipeline.Prompting) -> dict[str, str]:
@@ -309,7 +312,7 @@ class Run:
         first = batch.index * job.request.batch_size
         for index, (decoded, seed) in enumerate(zip(batch.images, batch.seeds, strict=True), start=first):
             image = self._changed(job, decoded)
-            yield self._kept(image, job.request, facts, index=index, seed=seed)
+            yield self._kept(image, job.request, facts | self._between.facts, index=index, seed=seed)
 
     def _kept(
         self, image: Image.Image, request: GenerationRequest, facts: dict[str, str], *, index: int, seed: int
@@ -339,7 +342,7 @@ class Run:
     def _changed(self, job: Job, image: Image.Image) -> Image.Image:
         """A decoded picture after the extensions that change pictures."""
         return self.engine.extensions.finish(
-            job.request, image, self.pictures_done, self.note, partial(self._nested, job.request)
+            job.request, image, self.pictures_done, self.note, partial(self._nested, job.request), self._between
         )
 
     def _nested(

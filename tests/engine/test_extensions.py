@@ -315,3 +315,39 @@ def patched_with(other, checkpoint, which: str, asked):
     plain = other.generate(ask(checkpoint, **asked)).pictures[0].image
     changed = other.generate(ask(checkpoint, extensions=panel("which", 1, which=which), **asked)).pictures[0].image
     return np.asarray(plain, dtype=np.int16), np.asarray(changed, dtype=np.int16)
+
+
+HANDING_ON = """
+class Nothing(Parameters):
+    pass
+
+@hookimpl
+def register_panels():
+    return [PanelSpec("hand_on", "Hand on", Nothing)]
+
+@hookimpl
+def patch_job(job, model):
+    assert not job.memory
+    prompts = job.memory["prompts"] = []
+    def wrap(x, call, run):
+        prompts.extend(zip(call.branches, map(id, call.conditioning)))
+        return run(x)
+    return [ModelCall(wrap=wrap)]
+
+@hookimpl
+def picture_finished(job, image, index, run):
+    job.fact(f"{len(job.memory['prompts'])} calls, {len(set(job.memory['prompts']))} prompts")
+"""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [("a fox", "4 calls, 2 prompts"), ("a fox AND a cat", "6 calls, 3 prompts"), ("[a|b]", "4 calls, 3 prompts")],
+)
+def test_hooks_of_one_request_share_a_memory_and_tell_a_fact_of_it(make, checkpoint, tmp_path, prompt, words) -> None:
+    engine = make(hand_on=HANDING_ON)
+    asked = ask(checkpoint, prompt=prompt, extensions=panel("hand_on", 1))
+    for _ in range(2):
+        picture = engine.generate(asked, outputs=Outputs(tmp_path, registry=engine.registry)).pictures[0]
+        assert f'Hand on: "{words.replace(",", chr(92) + "u002c")}"' in picture.parameters
+        assert read_picture(picture.path.read_bytes(), engine.registry).facts["hand_on"] == words
