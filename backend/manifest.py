@@ -5,6 +5,7 @@ No torch: the web process lists extensions too, and each process imports only th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -18,12 +19,14 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import UserError
+from backend.requirements import SITE
 
 API_VERSION = "1.0"  # of backend.api and webui.api; the first number changes when something is taken away
 FILE = "extension.toml"
 ENTRY_POINTS = "easel.extensions"
 MAX_FILE = 100_000  # bytes
-MAX_HASHED = 200 * 2**20  # bytes of an extension's folder
+MAX_HASHED = 200 * 2**20  # bytes of an extension's own files
+MAX_SITE = 4 * 2**30  # bytes of what was installed for it
 _SKIPPED = frozenset({"__pycache__", ".git", "tests"})
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,39}$")]
@@ -78,6 +81,7 @@ class Found:
     Attributes:
         package: dotted name under which it is imported as it is installed; "" for a loose folder.
         is_bundled: ships with Easel, so it needs nobody's approval.
+        site: what ``easel extension install`` has installed for it; searched after Easel's own packages.
     """
 
     folder: Path
@@ -86,6 +90,12 @@ class Found:
     error: ExtensionRefused | None = None
     package: str = ""
     is_bundled: bool = False
+    site: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """All of it, which is what is approved and removed: a package installed for Easel lies within its ``site``."""
+        return self.site.parent if self.site is not None else self.folder
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -131,6 +141,8 @@ def find_extensions(bundled: Path, folders: Iterable[Path]) -> Iterator[Found]:
     seen: dict[str, Path] = {}
     for found in _everywhere(bundled, folders):
         if found.name in seen:
+            if seen[found.name].resolve() == found.folder.resolve():
+                continue  # its site-packages is on the path, so that its entry point is found, too
             clash = ExtensionRefused(
                 f"{found.name} is there twice: in {seen[found.name]} and in {found.folder}.", "Remove one of them."
             )
@@ -143,13 +155,24 @@ def find_extensions(bundled: Path, folders: Iterable[Path]) -> Iterator[Found]:
 def folder_hash(folder: Path) -> str:
     """A sha256 over names and contents of an extension's files; another byte anywhere is another hash.
 
+    What was installed for it counts, too: it is code that runs. A process reads such a file again when its size or
+    time of change is another.
+
     Raises:
         ExtensionRefused: the folder is too large to be read at each start.
     """
     digest = hashlib.sha256()
-    size = 0
+    size = site_size = 0
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
+        if relative.parts[0] == SITE:
+            if path.is_file() and "__pycache__" not in relative.parts:
+                facts = path.stat()
+                site_size += facts.st_size
+                digest.update(f"{relative.as_posix()}\0{_file_hash(path, facts.st_size, facts.st_mtime_ns)}\0".encode())
+            if site_size > MAX_SITE:
+                raise ExtensionRefused(f"More than {MAX_SITE >> 30} GiB were installed for {folder.name}.")
+            continue
         if not path.is_file() or _SKIPPED.intersection(relative.parts):
             continue
         content = path.read_bytes()
@@ -161,16 +184,26 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+@functools.lru_cache(maxsize=100_000)
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    """The sha256 of a file that had this size, and was changed at this time, when it was read."""
+    del size, changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _everywhere(bundled: Path, folders: Iterable[Path]) -> Iterator[Found]:
     shipped = _bundled_names(bundled)
     for folder in _folders(bundled):
         is_bundled = folder.name in shipped
         yield _found(folder, package=f"extensions.{folder.name}" if is_bundled else "", is_bundled=is_bundled)
     for parent in folders:
-        if parent.resolve() == bundled.resolve():
-            continue  # in a checkout the data folder is the project's
-        for folder in _folders(parent):
-            yield _found(folder)
+        if parent.resolve() != bundled.resolve():  # in a checkout the data folder is the project's
+            for folder in _folders(parent):
+                yield _found(folder)
+        for folder in sorted(path.parent for path in parent.glob(f"*/{SITE}/*/{FILE}")):
+            if folder.name == folder.parent.parent.name:
+                yield _found(folder, package=folder.name)
     for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         spec = importlib.util.find_spec(point.module.partition(".")[0])  # imports nothing for a top-level name
         if spec is not None and spec.submodule_search_locations:
@@ -191,7 +224,9 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _found(folder: Path, *, package: str = "", is_bundled: bool = False) -> Found:
+    site = folder.parent if folder.parent.name == SITE and folder.parent.parent.name == folder.name else folder / SITE
+    kept = site if site.is_dir() else None
     try:
-        return Found(folder, folder.name, read_manifest(folder), package=package, is_bundled=is_bundled)
+        return Found(folder, folder.name, read_manifest(folder), None, package, is_bundled, kept)
     except ExtensionRefused as error:
-        return Found(folder, folder.name, None, error, package, is_bundled)
+        return Found(folder, folder.name, None, error, package, is_bundled, kept)

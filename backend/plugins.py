@@ -7,11 +7,8 @@ all implementations at once and stops at the first that raises. This file knows 
 from __future__ import annotations
 
 import graphlib
-import importlib
-import importlib.util
 import json
 import logging
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +21,11 @@ from typing import Any, Literal
 import pluggy
 
 from backend.errors import UserError
+from backend.importing import LOOSE_PACKAGE, import_extension
 from backend.manifest import API_VERSION, ExtensionRefused, Found, find_extensions, folder_hash
 from backend.records.files import write_atomically
+
+__all__ = ["LOOSE_PACKAGE", "STRIKES", "Approvals", "Extension", "ExtensionFailed", "Plugins", "Side", "Status"]
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ Status = Literal["on", "off", "new", "changed", "refused", "failed", "crashed"]
 Side = Literal["engine", "web"]
 STRIKES = 3
 SLOW_IMPORT = 5.0  # seconds, above which the list says so
-LOOSE_PACKAGE = "easel_extensions"  # loose folders are imported below this name
 
 
 class ExtensionFailed(UserError):
@@ -120,7 +119,15 @@ class Approvals:
         if not on:
             kept["off"].append(found.name)
         elif not found.is_bundled:
-            kept["on"][found.name] = folder_hash(found.folder)
+            kept["on"][found.name] = folder_hash(found.home)
+        write_atomically(self._path, json.dumps(kept, indent=1).encode())
+
+    def forget(self, name: str) -> None:
+        """The extension is removed; one of its name that comes later is new."""
+        kept = self.read()
+        kept["on"].pop(name, None)
+        for key in ("off", "crashed"):
+            kept[key] = [each for each in kept[key] if each != name]
         write_atomically(self._path, json.dumps(kept, indent=1).encode())
 
     def note_crash(self, name: str) -> None:
@@ -146,7 +153,11 @@ class Approvals:
             return "on", ""
         if found.name not in kept["on"]:
             return "new", "Not approved yet: an extension's code can do whatever you can. Approve it if you trust it."
-        if kept["on"][found.name] != folder_hash(found.folder):
+        try:
+            is_changed = kept["on"][found.name] != folder_hash(found.home)
+        except (ExtensionRefused, OSError) as error:
+            return "refused", str(error)
+        if is_changed:
             return "changed", "Its files have changed since you approved it. Look at them and approve it again."
         return "on", ""
 
@@ -209,7 +220,7 @@ class Plugins:
         started = time.perf_counter()
         try:
             with self._guard(extension.name, "import"):
-                extension.module = _import_module(extension.found, wanted)
+                extension.module = import_extension(extension.found, wanted)
             self._register(extension)
         except KeyboardInterrupt:
             raise
@@ -350,17 +361,3 @@ def _read_diary(path: Path) -> str:
         return str(json.loads(path.read_text(encoding="utf-8")).get("importing", ""))
     except (OSError, ValueError, AttributeError):
         return ""
-
-
-def _import_module(found: Found, wanted: str) -> ModuleType:
-    if found.package:
-        return importlib.import_module(f"{found.package}.{wanted}")
-    package = f"{LOOSE_PACKAGE}.{found.name}"
-    for name, folder in ((LOOSE_PACKAGE, None), (package, found.folder)):
-        if name not in sys.modules:
-            spec = importlib.util.spec_from_loader(name, loader=None, is_package=True)
-            assert spec is not None  # noqa: S101 - a namespace always has a spec
-            module = importlib.util.module_from_spec(spec)
-            module.__path__ = [] if folder is None else [str(folder)]
-            sys.modules[name] = module
-    return importlib.import_module(f"{package}.{wanted}")

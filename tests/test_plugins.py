@@ -11,8 +11,9 @@ import pytest
 from backend import hookspecs
 from backend.errors import BadRequest
 from backend.hookspecs import hookimpl
+from backend.importing import LOOSE_PACKAGE
 from backend.manifest import folder_hash
-from backend.plugins import LOOSE_PACKAGE, STRIKES, Approvals, ExtensionFailed, Plugins
+from backend.plugins import STRIKES, Approvals, ExtensionFailed, Plugins
 from tests.extending import approve_all, write_extension
 
 GOOD = (
@@ -67,7 +68,7 @@ def test_a_new_extension_waits_and_a_changed_byte_makes_it_wait_again(place):
 @pytest.mark.parametrize(("code", "words"), [
     ("raise ValueError('no')", "ValueError: no"),
     ("import sys\nsys.exit(3)", "SystemExit: 3"),
-    ("import not_there_at_all", "ModuleNotFoundError"),
+    ("import not_there_at_all", "needs the Python module not_there_at_all"),
     ("def broken(:", "SyntaxError"),
     ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startap(): ...", "on_startap is no hook"),
     ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startup(folder): ...", "does not fit"),

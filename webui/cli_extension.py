@@ -1,4 +1,4 @@
-"""``easel extension``: list, enable, disable, new, check. Only ``check`` imports an extension's code."""
+"""``easel extension``: list, enable, disable, install, remove, new, check; only ``check`` imports their code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from backend.errors import BadRequest
 from backend.manifest import Found, read_manifest
 from backend.plugins import Approvals, Plugins
 from backend.records.registry import core_registry
+from webui.cli_install import install, remove
 from webui.extension_list import extension_rows, switch_extension
 from webui.new_extension import write_new_extension
 from webui.options import SentenceCommand, settings_from, settings_options
@@ -24,6 +25,10 @@ SETTINGS = ("data_dir", "extensions_dir")
 @click.group()
 def extension() -> None:
     """What is installed, what may run, and tools for authors."""
+
+
+extension.add_command(install)
+extension.add_command(remove)
 
 
 @extension.command("list", cls=SentenceCommand)

@@ -18,6 +18,7 @@ from typing import Any
 from backend.errors import BadRequest, NotFound
 from backend.records.catalog import Catalog
 from backend.records.files import sweep_temps
+from backend.records.folders import recover_folders
 from backend.records.images import Inputs, StoredInput
 from backend.records.jobs import Job, JobImage, JobStore
 from backend.records.metadata import PictureInfo, read_picture
@@ -56,6 +57,7 @@ class Studio:
         self, settings: Settings, *, command: Sequence[str] = ENGINE_COMMAND, patience: Patience | None = None
     ) -> None:
         self.settings = settings
+        recover_folders(settings.extension_folders[0])  # of an installation that was killed
         self.store = JobStore(settings.database)
         self.live = Live()
         self.catalog = Catalog.of(settings)

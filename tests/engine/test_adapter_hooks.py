@@ -12,7 +12,8 @@ import pytest
 from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
 from backend.errors import BadRequest
-from backend.plugins import LOOSE_PACKAGE, Approvals, ExtensionFailed
+from backend.importing import LOOSE_PACKAGE
+from backend.plugins import Approvals, ExtensionFailed
 from backend.settings import load_settings
 from tests.adapters.making import lora, tiny_modules
 from tests.builders import tiny_checkpoint

@@ -11,7 +11,8 @@ import pytest
 
 from backend import hookspecs
 from backend.engine.engine import Engine
-from backend.plugins import LOOSE_PACKAGE, Approvals
+from backend.importing import LOOSE_PACKAGE
+from backend.plugins import Approvals
 from backend.settings import load_settings
 from tests.engine.conftest import ask
 from tests.extending import approve_all

@@ -14,7 +14,8 @@ from backend.diffusion.patching import PatchRefused
 from backend.engine.engine import Engine
 from backend.engine.extensions import torch_guard
 from backend.errors import BadRequest, ModelUnsupported
-from backend.plugins import LOOSE_PACKAGE, Approvals, ExtensionFailed
+from backend.importing import LOOSE_PACKAGE
+from backend.plugins import Approvals, ExtensionFailed
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import request_to_json

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from backend.plugins import LOOSE_PACKAGE, Approvals
+from backend.importing import LOOSE_PACKAGE
+from backend.plugins import Approvals
 from tests.extending import write_extension
 from webui.commands import easel
 
