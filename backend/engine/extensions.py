@@ -123,7 +123,7 @@ class Extensions:
         request: GenerationRequest,
         own: Mapping[str, Parameters],
         on_note: OnNote,
-        between: Between | None,
+        between: Between | None = None,
     ) -> JobView:
         shared = between or Between()
 
