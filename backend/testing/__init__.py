@@ -1,0 +1,1 @@
+"""For authors of extensions: tiny engines of both families, a conformance check, a pytest plugin; not for a run."""
