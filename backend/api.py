@@ -52,7 +52,7 @@ from backend.errors import BadRequest, UserError
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner, without_panel
 from backend.hookspecs import hookimpl
 from backend.manifest import API_VERSION
-from backend.parameters import Parameters, choice, flag, number, text, whole
+from backend.parameters import Options, Parameters, choice, flag, number, options, registered, text, whole
 from backend.records.tags import PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
 
@@ -85,6 +85,7 @@ __all__ = [
     "NoParameters",
     "NoiseSource",
     "OnStep",
+    "Options",
     "Outputs",
     "PanelSpec",
     "Parameters",
@@ -111,7 +112,9 @@ __all__ = [
     "hookimpl",
     "intervals",
     "number",
+    "options",
     "region_tokens",
+    "registered",
     "stochastic",
     "text",
     "token_grid",

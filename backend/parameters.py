@@ -6,12 +6,17 @@ No torch: the web process knows them as JSON Schema only, from the registry docu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from backend.errors import BadRequest, unknown_name
+
+#: Lists of the registry document that a field can name a row of.
+Registered = Literal["preprocessors", "samplers", "schedules"]
+#: Type of a field that ``options`` makes: values by name, and a ``version`` of theirs.
+Options = Mapping[str, bool | int | float | str]
 
 
 class Parameters(BaseModel):
@@ -62,6 +67,19 @@ def flag(default: bool = False, *, label: str, help: str = "") -> Any:
 def choice(default: str, *, label: str, help: str = "") -> Any:
     """One of the names of the field's ``Literal`` type."""
     return _field(default, label, help)
+
+
+def registered(default: str, kind: Registered, *, label: str, help: str = "") -> Any:
+    """One of the names that the core and the extensions have registered: a preprocessor, a sampler, a schedule."""
+    return _field(default, label, help, json_schema_extra={"registry": kind})
+
+
+def options(field: str, *, label: str, help: str = "") -> Any:
+    """What can be set for that which another field names (see ``registered``), drawn below it while it is chosen.
+
+    The field's type is ``Options``. Values are read where they are used: they are the parameters of what is named.
+    """
+    return _field({}, label, help, json_schema_extra={"options_of": field})
 
 
 def text(default: str = "", *, longest: int = 2000, lines: int = 1, label: str, help: str = "") -> Any:

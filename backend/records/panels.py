@@ -40,23 +40,47 @@ def check_panels(request: GenerationRequest, family: str, registry: Registry) ->
                 field="extensions",
             )
         if stored.get("version", panel["version"]) == panel["version"]:
-            _check(panel, stored.get("values", {}))
+            values = stored.get("values", {})
+            _check(panel["label"], panel["schema"], values)
+            _check_registered(panel, values, registry)
 
 
-def _check(panel: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    known = panel["schema"].get("properties", {})
+def _check(owner: str, schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    known = schema.get("properties", {})
     for field in values:
         if field not in known:
-            raise BadRequest(unknown_name(f"{panel['label']}: field", field, known), field="extensions")
-    error: ValidationError | None = next(Draft202012Validator(panel["schema"]).iter_errors(_plain(values)), None)
+            raise BadRequest(unknown_name(f"{owner}: field", field, known), field="extensions")
+    error: ValidationError | None = next(Draft202012Validator(schema).iter_errors(_plain(values)), None)
     if error is not None:
         field = str(error.path[0]) if error.path else ""
         label = known.get(field, {}).get("title", field)
         raise BadRequest(
-            f"{panel['label']}: {label} ({field}) is {str(error.instance)[:60]!r}, which cannot be used.",
+            f"{owner}: {label} ({field}) is {str(error.instance)[:60]!r}, which cannot be used.",
             f"{error.message[:200]}.",
             field="extensions",
         )
+
+
+def _check_registered(panel: Mapping[str, Any], values: Mapping[str, Any], registry: Registry) -> None:
+    """Refuse a name that is not in its registry, and options that are not those of what is named."""
+    fields = panel["schema"].get("properties", {})
+    for field, schema in fields.items():
+        if "registry" in schema:
+            rows = _rows(schema, registry)
+            name = values.get(field, schema["default"])
+            if name not in rows:
+                said = f"{panel['label']}: {schema['title']} ({field})"
+                raise BadRequest(unknown_name(said, str(name), rows), field="extensions")
+        named = fields.get(schema.get("options_of"))
+        if named is not None and field in values:
+            row = _rows(named, registry)[values.get(schema["options_of"], named["default"])]
+            given = dict(values[field])
+            if row.get("schema") and given.pop("version", row["version"]) == row["version"]:
+                _check(f"{panel['label']}: {row['label']}", row["schema"], given)
+
+
+def _rows(schema: Mapping[str, Any], registry: Registry) -> dict[str, Mapping[str, Any]]:
+    return {row["name"]: row for row in registry.get(schema["registry"], ())}
 
 
 def _plain(value: Any) -> Any:

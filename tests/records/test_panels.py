@@ -1,0 +1,59 @@
+"""Values of panels against the registry document alone: names of registries, and the options of what they name."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.errors import BadRequest
+from backend.parameters import Options, Parameters, options, registered, whole
+from backend.records.panels import check_panels
+from backend.request import GenerationRequest
+
+
+class Blur(Parameters):
+    radius: int = whole(3, low=1, high=9, label="Radius")
+
+
+class Unit(Parameters):
+    preprocessor: str = registered("none", "preprocessors", label="Preprocessor")
+    settings: Options = options("preprocessor", label="Its settings")
+
+
+REGISTRY = {
+    "panels": [
+        {"name": "unit", "label": "Unit", "families": [], "version": 1, "schema": Unit.model_json_schema()},
+    ],
+    "preprocessors": [
+        {"name": "none", "label": "None", "version": 1, "schema": {"type": "object", "properties": {}}},
+        {"name": "blur", "label": "Blur", "version": 1, "schema": Blur.model_json_schema()},
+    ],
+}
+
+
+def check(**values: object) -> None:
+    request = GenerationRequest(prompt="a fox", extensions={"unit": {"version": 1, "values": values}})
+    check_panels(request, "sdxl", REGISTRY)
+
+
+def test_a_registered_name_and_its_options_are_accepted():
+    check()
+    check(preprocessor="blur", settings={"radius": 4})
+    check(preprocessor="blur", settings={"radius": 4, "version": 1})
+    check(preprocessor="blur", settings={"radius": 99, "version": 0})  # an older version's: the engine migrates them
+    assert Unit(preprocessor="blur", settings={"radius": 4}).settings == {"radius": 4}
+
+
+def test_an_unknown_name_is_refused_with_the_near_one():
+    with pytest.raises(BadRequest, match=r"(?s)Preprocessor.*'blurr'.*blur"):
+        check(preprocessor="blurr")
+
+
+def test_options_of_what_is_chosen_are_checked_by_its_schema():
+    with pytest.raises(BadRequest, match="Unit: Blur: field 'radios'"):
+        check(preprocessor="blur", settings={"radios": 4})
+    with pytest.raises(BadRequest, match=r"Unit: Blur: Radius \(radius\) is '10'"):
+        check(preprocessor="blur", settings={"radius": 10})
+    with pytest.raises(BadRequest, match="Unit: None: field 'radius'"):
+        check(settings={"radius": 4})
+    with pytest.raises(BadRequest, match="Its settings"):
+        check(settings={"radius": [4]})
