@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.conditioning import Conditioning
@@ -110,20 +111,33 @@ class ModelView:
         return tuple(dict.fromkeys(place.block for place in self.places))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdapterChoice:
     """An adapter that a job is to be made with: a file of models/loras and how strongly it acts.
+
+    One file may be chosen several times with different windows, regions or branches; where these meet, its changes add
+    up. They hold for the denoiser: text encoders read each prompt once, for all steps and the whole picture.
 
     Args:
         file: its name, as the Models tab has it or as its trainer called it.
         denoiser, text: multipliers for the denoiser and for all text encoders; 0: not there.
         field: the request's field that asked for it, for errors.
+        start, end: shares of the steps: it is in the denoiser in step i of n when start <= i / n < end.
+        region: (h, w), 0 to 1, at any size: how much of the denoiser with it makes which part of the picture. The
+            network is evaluated once more for each region that differs.
+        branches: names of the branches that it acts on ("cond", "uncond", or one that a patch adds); empty: all.
+        at: where in ``field`` it was asked for, in characters; -1: nowhere in particular.
     """
 
     file: str
     denoiser: float = 1.0
     text: float = 1.0
     field: str = "prompt"
+    start: float = 0.0
+    end: float = 1.0
+    region: Tensor | None = None
+    branches: tuple[str, ...] = ()
+    at: int = -1
 
 
 class Runner(Protocol):

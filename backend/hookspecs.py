@@ -100,8 +100,20 @@ def adapt_job(job: JobView, tags: Sequence[PromptTag]) -> Sequence[AdapterChoice
     """Which adapters (LoRA and its kin) are in the weights of the denoiser and the text encoders for this job.
 
     Kind: job. Called once a job, before any prompt is encoded, if the request names a panel of the extension or its
-    prompts hold tags of it; ``tags`` are those, the positive prompt's first, each once. A refiner is not adapted. The
-    weights are the checkpoint's again, to the bit, for the next job that asks for none.
+    prompts hold tags of it; ``tags`` are those, the positive prompt's first. What is chosen twice in the same way
+    counts once. A refiner is not adapted. The weights are the checkpoint's again, to the bit, for the next job that
+    asks for none.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def scope_adapters(job: JobView, choices: Sequence[AdapterChoice]) -> Sequence[AdapterChoice] | None:
+    """Change when and where the adapters of a job act, whoever has chosen them: those that a region's prompt asks for
+    in that region, those of the negative prompt in its branch.
+
+    Kind: job. Called once a job, after every ``adapt_job``; ``choices`` are what all of them have returned, ``at`` and
+    ``field`` say where each was asked for. What is returned takes their place; None leaves them as they are.
     """
     raise NotImplementedError
 

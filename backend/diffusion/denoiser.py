@@ -26,6 +26,7 @@ from backend.diffusion.patching import (
 )
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import OnStep, StepState
+from backend.diffusion.weight_sets import NONE_ACTING, Acting, WeightSets, mixed
 from backend.errors import NanDetected
 
 # network(x, timestep (B,), context or what ``prepare`` made of it, pooled (B, P) or None) -> output; a branch that
@@ -41,11 +42,13 @@ class Branch:
 
     Args:
         extra: (1 or B, C', h, w) input channels behind those of ``x``; None where the network has none.
+        acting: which of the adapters with a scope are in the weights.
     """
 
     way: Way
     prompt: Conditioning
     extra: Tensor | None = None
+    acting: Acting = NONE_ACTING
 
 
 class GuidedDenoiser:
@@ -74,6 +77,8 @@ class GuidedDenoiser:
         check: called before each network call; raises to stop the run (``Cancelled``).
         patches: what the job's extensions change; branches on which other patches of the network act do not share a
             call.
+        weights: the adapters that act in some steps, branches or regions only; neither do branches with others of them
+            share a call.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class GuidedDenoiser:
         dtype: torch.dtype = torch.float32,
         check: Callable[[], None] | None = None,
         patches: PatchSet = NO_PATCHES,
+        weights: WeightSets | None = None,
     ) -> None:
         self._network = network
         self._prediction = prediction
@@ -105,8 +111,9 @@ class GuidedDenoiser:
         self._dtype = dtype
         self._check = check
         self._patches = patches
+        self._weights = weights
         self._changed: dict[tuple[int, str], Conditioning] = {}  # by the conditioning and its branch
-        self._prepared: dict[tuple[int, ...], tuple[Any, Tensor | None]] = {}
+        self._prepared: dict[Acting, dict[tuple[int, ...], tuple[Any, Tensor | None]]] = {}
         self.steps = steps
         self.step = 0  # index of the step that is being made
 
@@ -205,6 +212,18 @@ class GuidedDenoiser:
         }
 
     def _outputs(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
+        """The output for each branch, (B, C, H, W) in the dtype of ``x``: of several networks where regions differ."""
+        if self._weights is None:
+            return self._evaluated(x, sigma, branches)
+        size = (x.shape[2], x.shape[3])
+        mixes = [self._weights.mix(branch.way.name, self.step, self.steps, *size) for branch in branches]
+        passes = [
+            replace(branch, acting=acting) for branch, mix in zip(branches, mixes, strict=True) for acting, _ in mix
+        ]
+        given = iter(self._evaluated(x, sigma, passes))
+        return [mixed([next(given) for _ in mix], mix) for mix in mixes]
+
+    def _evaluated(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
         """The network's output for each branch, (B, C, H, W) in the dtype of ``x``."""
         scaled = (x * self._prediction.input_scale(sigma)).to(self._dtype)
         timestep = float(self._prediction.timestep(sigma))
@@ -212,7 +231,10 @@ class GuidedDenoiser:
         for group in self._groups(branches):
             if self._check is not None:
                 self._check()
-            context, pooled = self._inputs([branches[i].prompt for i in group], x)
+            acting = branches[group[0]].acting
+            if self._weights is not None:
+                self._weights.use(acting)
+            context, pooled = self._inputs([branches[i].prompt for i in group], x, acting)
             batch = self._batch(scaled, [branches[i] for i in group])
             times = x.new_full((len(batch),), timestep, dtype=torch.float32)
             skipped = branches[group[0]].way.skip_blocks
@@ -246,6 +268,7 @@ class GuidedDenoiser:
             width=batch.shape[3],
             text_tokens=max(branch.prompt.tokens for branch in branches),
             conditioning=tuple(branch.prompt for branch in branches),
+            adapters=branches[0].acting,
         )
         active = self._patches.on_branch(names[0], self.step, self.steps)
         if active:
@@ -269,10 +292,11 @@ class GuidedDenoiser:
 
     def _groups(self, branches: Sequence[Branch]) -> list[list[int]]:
         """Which branches share a network call."""
-        if self._batching == "two passes":
-            return [[i] for i in range(len(branches))]
+        if self._batching == "two passes":  # those with the same adapters one after another
+            found = list(dict.fromkeys(branch.acting for branch in branches))
+            return [[i] for i in sorted(range(len(branches)), key=lambda i: found.index(branches[i].acting))]
         groups: dict[Hashable, list[int]] = {}
-        kinds = [(branch.way.skip_blocks, self._acting_on(branch)) for branch in branches]
+        kinds = [(branch.acting, branch.way.skip_blocks, self._acting_on(branch)) for branch in branches]
         for kind in dict.fromkeys(kinds):
             alike = [i for i, other in enumerate(kinds) if other == kind]
             longest = max(branches[i].prompt.tokens for i in alike)
@@ -285,19 +309,20 @@ class GuidedDenoiser:
         """The patches of the network that act on a branch in this step."""
         return self._patches.on_branch(branch.way.name, self.step, self.steps)
 
-    def _inputs(self, prompts: Sequence[Conditioning], x: Tensor) -> tuple[Any, Tensor | None]:
-        """Context (prepared) and pooled of one network call, kept for the following steps."""
+    def _inputs(self, prompts: Sequence[Conditioning], x: Tensor, acting: Acting) -> tuple[Any, Tensor | None]:
+        """Context (prepared with the weights as they are) and pooled of one call, kept for the following steps."""
+        known = self._prepared.setdefault(acting, {})
         key = (x.shape[0], *map(id, prompts))  # the schedules hold the conditionings, so their ids stay theirs
-        if key not in self._prepared:
+        if key not in known:
             longest = max(prompt.tokens for prompt in prompts)
             repeated = [prompt.context.repeat(1, longest // prompt.tokens, 1) for prompt in prompts]
             context = torch.cat([_expanded(part, x.shape[0]) for part in repeated]).to(x.device, self._dtype)
             vectors = [_expanded(prompt.pooled, x.shape[0]) for prompt in prompts if prompt.pooled is not None]
             pooled = torch.cat(vectors).to(x.device, self._dtype) if vectors else None
-            while len(self._prepared) >= _PREPARED_KEPT:
-                del self._prepared[next(iter(self._prepared))]
-            self._prepared[key] = (self._prepare(context) if self._prepare else context, pooled)
-        return self._prepared[key]
+            while len(known) >= _PREPARED_KEPT:
+                del known[next(iter(known))]
+            known[key] = (self._prepare(context) if self._prepare else context, pooled)
+        return known[key]
 
 
 def _expanded(features: Tensor, images: int) -> Tensor:

@@ -75,6 +75,8 @@ class Call:
         text_tokens: of the context, T.
         conditioning: what each branch reads, in order; the same object as long as its prompt stays the same, so that
             what a patch keeps from step to step can tell AND-joined prompts and ``[a|b]`` apart.
+        adapters: numbers of those adapters with a step window or region that are in the weights. What a patch remembers
+            of a call holds for calls of the same branches with the same adapters.
     """
 
     step: int
@@ -86,6 +88,7 @@ class Call:
     width: int
     text_tokens: int
     conditioning: tuple[Conditioning, ...] = ()
+    adapters: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)

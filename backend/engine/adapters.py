@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -15,6 +16,7 @@ from backend.adapters.apply import AdapterUse
 from backend.adapters.formats import Adapter, read_adapter
 from backend.adapters.places import TEXT_PARTS, Places
 from backend.checkpoints.load import empty_part
+from backend.diffusion.patching import Scope
 from backend.errors import BadRequest, NotFound, UserError
 from backend.extending import AdapterChoice
 from backend.formats.configs import CheckpointInfo, Part
@@ -45,33 +47,34 @@ class AdapterShelf:
     def uses(
         self, choices: Sequence[AdapterChoice], info: CheckpointInfo, on_note: OnNote
     ) -> tuple[tuple[AdapterUse, ...], tuple[Path, ...]]:
-        """The adapters for a checkpoint, and the files that they are from; a file named twice counts as last named.
+        """The adapters for a checkpoint, and the files that they are from; a file named twice with the same window,
+        region and branches counts as last named.
 
         Raises:
             NotFound, ModelCorrupt, ModelUnsafe: the file is not there, or cannot be read.
             ModelUnsupported: it is for another family, or nothing in it fits the checkpoint.
-            BadRequest: a strength beyond 100.
+            BadRequest: a strength beyond 100, a window that ends before it begins, a region that is none.
         """
-        wanted: dict[Path, tuple[AdapterUse, AdapterChoice]] = {}
+        wanted: dict[Hashable, tuple[Path, AdapterUse]] = {}
         for choice in choices:
-            for strength in (choice.denoiser, choice.text):
-                if not abs(strength) <= MAX_STRENGTH:
-                    raise BadRequest(
-                        f"The strength of {choice.file} is {strength:g}.",
-                        f"Accepted: -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}.",
-                        field=choice.field,
-                    )
+            _check(choice)
             found = self._catalog.adapter(choice.file, choice.field)
             check_family(found, info, choice.field)
             adapter = self._adapter(found.path, info, choice.field)
             if adapter.match.left:
                 on_note(f"{found.name}: {adapter.match.sentence()}.")
-            use = AdapterUse(adapter, choice.denoiser, dict.fromkeys(TEXT_PARTS, choice.text))
-            if found.path in wanted and wanted[found.path][0] != use:
+            scope = _scope_of(choice) if choice.denoiser and adapter.changes.get("denoiser") else None
+            if scope is not None and any(adapter.changes.get(part) for part in TEXT_PARTS):
+                on_note(_told_of_text(found.name, choice.text))
+            use = AdapterUse(adapter, choice.denoiser, dict.fromkeys(TEXT_PARTS, choice.text), scope)
+            key = (found.path, _where(scope))
+            if key in wanted and wanted[key][1] != use:
                 on_note(f"{found.name} is named twice with different strengths; the last counts.")
-            wanted[found.path] = (use, choice)
-        acting = {path: use for path, (use, choice) in wanted.items() if choice.denoiser or choice.text}
-        return tuple(acting.values()), tuple(acting)
+            wanted[key] = (found.path, use)
+        acting = [
+            (path, use) for path, use in _text_once(tuple(wanted.values())) if use.strength or any(use.by_part.values())
+        ]
+        return tuple(use for _, use in acting), tuple(dict.fromkeys(path for path, _ in acting))
 
     def hash_of(self, path: Path) -> str:
         """A1111's hash of a LoRA, 12 digits. Raises ``NotFound``."""
@@ -100,6 +103,65 @@ class AdapterShelf:
             modules: dict[Part, nn.Module] = {part: empty_part(info, part) for part in ADAPTED if part in info.sources}
             self._places = (networks, Places(modules))
         return self._places[1]
+
+
+def _check(choice: AdapterChoice) -> None:
+    """Raise ``BadRequest`` for values that mean nothing."""
+    for strength in (choice.denoiser, choice.text):
+        if not abs(strength) <= MAX_STRENGTH:
+            raise BadRequest(
+                f"The strength of {choice.file} is {strength:g}.",
+                f"Accepted: -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}.",
+                field=choice.field,
+            )
+    if not 0 <= choice.start < choice.end <= 1:
+        raise BadRequest(
+            f"{choice.file} acts from {choice.start:g} to {choice.end:g} of the steps.",
+            "The start must lie before the end, both between 0 and 1.",
+            field=choice.field,
+        )
+    region = choice.region
+    if region is not None and not (region.ndim == 2 and region.numel() and 0 <= region.min() <= region.max() <= 1):
+        raise BadRequest(
+            f"The region of {choice.file} is a tensor {list(region.shape)} of none, or with values beyond 0 to 1.",
+            "Accepted: (h, w) numbers from 0 to 1.",
+            field=choice.field,
+        )
+
+
+def _scope_of(choice: AdapterChoice) -> Scope | None:
+    """Where it acts; None: everywhere and always, so that it can simply lie in the weights."""
+    if (choice.start, choice.end) == (0.0, 1.0) and choice.region is None and not choice.branches:
+        return None
+    return Scope(start=choice.start, end=choice.end, region=choice.region, branches=choice.branches)
+
+
+def _where(scope: Scope | None) -> Hashable:
+    """A scope by its values."""
+    if scope is None:
+        return None
+    region = None if scope.region is None else (tuple(scope.region.shape), tuple(scope.region.flatten().tolist()))
+    return scope.start, scope.end, scope.branches, region
+
+
+def _told_of_text(name: str, strength: float) -> str:
+    if strength:
+        return f"{name}: its text encoder part acts on whole prompts, in all steps and all of the picture."
+    return (
+        f"{name}: its text encoder part is left out, since it would act on whole prompts; a strength of its own for "
+        f"text encoders (te=1 in a tag) puts it in."
+    )
+
+
+def _text_once(uses: Sequence[tuple[Path, AdapterUse]]) -> list[tuple[Path, AdapterUse]]:
+    """A file that is named for several regions or windows is in the text encoders once, as last named."""
+    once: list[tuple[Path, AdapterUse]] = []
+    heard: set[Path] = set()
+    for path, use in reversed(uses):
+        silent = replace(use, by_part=dict.fromkeys(TEXT_PARTS, 0.0)) if path in heard else use
+        heard |= {path} if any(use.by_part.values()) else set()
+        once.append((path, silent))
+    return once[::-1]
 
 
 def text_key(uses: Sequence[AdapterUse]) -> Hashable:

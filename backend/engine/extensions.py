@@ -178,10 +178,11 @@ class Extensions:
             if view is None and not own:
                 continue
             job = view or self._view(owner, request, {}, on_note, between)
-            for choice in self.plugins.call("adapt_job", owner, job=job, tags=own) or ():
-                if not isinstance(choice, AdapterChoice):
-                    raise ExtensionFailed(f"The extension {owner} returned a {type(choice).__name__} from adapt_job.")
-                chosen.append(choice)
+            chosen += _choices(owner, "adapt_job", self.plugins.call("adapt_job", owner, job=job, tags=own) or ())
+        for owner in self.plugins.implementers("scope_adapters") if chosen else ():
+            if view := self.view(owner, request, on_note, between):
+                scoped = self.plugins.call("scope_adapters", owner, job=view, choices=tuple(chosen))
+                chosen = chosen if scoped is None else _choices(owner, "scope_adapters", scoped)
         return tuple(chosen)
 
     def patching(self, request: GenerationRequest) -> bool:
@@ -320,6 +321,13 @@ def _check_combination(patches: Sequence[Patch], request: GenerationRequest) -> 
             f"Set {' and '.join(lost)} to 0, or switch the extension off.",
             field="extensions",
         )
+
+
+def _choices(owner: str, hook: str, given: Sequence[object]) -> list[AdapterChoice]:
+    wrong = next((choice for choice in given if not isinstance(choice, AdapterChoice)), None)
+    if wrong is not None:
+        raise ExtensionFailed(f"The extension {owner} returned a {type(wrong).__name__} from {hook}.")
+    return [choice for choice in given if isinstance(choice, AdapterChoice)]
 
 
 def _picture(owner: str, hook: str, image: object) -> Image.Image:

@@ -19,6 +19,7 @@ from torch import nn
 
 from backend.adapters.apply import AdapterUse, PatchedWeights
 from backend.checkpoints.load import load_part, load_vae_file
+from backend.diffusion.weight_sets import WeightSets
 from backend.engine.device import DevicePolicy, dtype_name
 from backend.formats.configs import CheckpointInfo, Part, PartSource, VaeInfo
 from backend.nn.mmdit import MMDiT
@@ -119,7 +120,7 @@ class ModelManager:
 
         Args:
             adapters: exactly these are in its weights until it is asked for with others; to change them, nothing is
-                loaded again.
+                loaded again. Those with a scope come and go by ``weight_sets``.
         Raises:
             BadRequest: with these adapters a weight becomes infinite.
             ModelCorrupt, NotFound: what ``load_part`` says; residents that had not to leave are untouched.
@@ -144,12 +145,23 @@ class ModelManager:
         if adapters and resident.patched is None:
             resident.patched = PatchedWeights(part, resident.module)
         if resident.patched is not None:
+            others = sum(other.key.bytes for other in self._residents.values())
+            resident.patched.room = max(0, self.policy.budget_bytes - others)
             resident.patched.use(adapters)
         return resident.module
 
     def denoiser(self, info: CheckpointInfo, adapters: Sequence[AdapterUse] = ()) -> UNet | MMDiT:
         """The denoiser of a checkpoint, as ``get``."""
         return cast("UNet | MMDiT", self.get(info, "denoiser", adapters))
+
+    def weight_sets(self, info: CheckpointInfo, adapters: Sequence[AdapterUse]) -> WeightSets | None:
+        """Those of a denoiser's adapters that act in some steps, branches or regions only, while it stays in memory."""
+        scopes = [use.scope for use in adapters if use.scope is not None]
+        if not scopes:
+            return None
+        self.get(info, "denoiser", adapters)
+        patched = self._residents[self.key(info, "denoiser")].patched
+        return None if patched is None else WeightSets(scopes, patched.switch)
 
     def vae(self, info: CheckpointInfo | VaeInfo) -> VAE:
         """A VAE, as ``get``."""

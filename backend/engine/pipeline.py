@@ -313,6 +313,7 @@ def _denoiser(
     with torch.inference_mode(False):  # the sampler runs in it, and weights that are loaded there can never be changed
         network = manager.denoiser(job.info, job.adapters)
         patches = job.patches_for(job, network)
+        weights = manager.weight_sets(job.info, job.adapters)
     guided = GuidedDenoiser(
         network,
         job.prediction,
@@ -328,6 +329,7 @@ def _denoiser(
         dtype=manager.policy.dtype,
         check=job.check,
         patches=patches,
+        weights=weights,
     )
     if start.mask is None or start.init_latent is None or kind == "inpaint":
         if changing := patches.of(StepMask):

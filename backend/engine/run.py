@@ -203,7 +203,7 @@ class Run:
         return job if refiner is None else with_refiner(job, refiner)
 
     def _tell_shares(self, job: Job, shares: Sequence[Share]) -> None:
-        """Say it when a refiner, or skip-layer guidance, was asked for and falls on none of the steps."""
+        """Say it when a refiner, an adapter or skip-layer guidance was asked for and falls on none of the steps."""
         steps = shares[-1].until
         begins = (0, *(share.until for share in shares))
         skips = [(guidance_of(share.job).skip, range(begin, share.until)) for share, begin in zip(shares, begins)]
@@ -215,6 +215,13 @@ class Run:
                 f"Skip-layer guidance falls on none of the {steps} steps: none but the first lies between "
                 f"{start:g} and {end:g} of them. Set its end later, or make more steps."
             )
+        own = next((range(share.until) for share in shares if share.job is job), range(0))
+        for use in job.adapters:
+            if use.scope is not None and not any(use.scope.acts_at(step, steps) for step in own):
+                self.note(
+                    f"{use.adapter.name} acts in none of the {steps} steps of this job: none of {job.info.name}'s own "
+                    f"lies between {use.scope.start:g} and {use.scope.end:g} of them."
+                )
         if job.refiner is not None and len(shares) < 2:
             idle = job.refiner if shares[0].job is job else job
             self.note(

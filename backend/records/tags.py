@@ -31,7 +31,8 @@ class PromptTag(NamedTuple):
         values: what stands between colons, without what has a ``=``.
         named: that, by key in small letters.
         text: as it was written.
-        field: the request's field in which it was found first.
+        field: the request's field in which it was found.
+        at: where it begins in that field's text, in characters.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PromptTag(NamedTuple):
     named: Mapping[str, str]
     text: str
     field: str
+    at: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,14 @@ class PromptTagSpec:
 
 
 def find_tags(request: GenerationRequest, names: Iterable[str]) -> tuple[PromptTag, ...]:
-    """The tags of these names in all prompts of a request; one that is written the same again counts once."""
-    known, found = frozenset(names), dict[str, PromptTag]()
-    for field in PROMPTS if known else ():
-        for tag in _tags(getattr(request, field) or "", field):
-            if tag.name in known:
-                found.setdefault(tag.text.casefold(), tag)
-    return tuple(found.values())
+    """The tags of these names in all prompts of a request, one that is written again every time."""
+    known = frozenset(names)
+    return tuple(
+        tag
+        for field in (PROMPTS if known else ())
+        for tag in _tags(getattr(request, field) or "", field)
+        if tag.name in known
+    )
 
 
 def without_tags(request: GenerationRequest, names: Iterable[str]) -> GenerationRequest:
@@ -120,4 +123,4 @@ def _tags(text: str, field: str) -> Iterator[PromptTag]:
         values = tuple(key.strip() for number, (key, sign, _) in enumerate(parts) if not sign or number == 0)
         first = match[2].split(":")[0].strip()  # a file's name may hold a =
         named = {key.strip().lower(): value.strip() for key, sign, value in parts[1:] if sign}
-        yield PromptTag(match[1].lower(), (first, *values[1:]), named, match[0], field)
+        yield PromptTag(match[1].lower(), (first, *values[1:]), named, match[0], field, match.start())

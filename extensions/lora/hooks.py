@@ -1,6 +1,7 @@
-"""``<lora:fox:0.8>``, ``<lora:fox:te=0.5:unet=0.8>``, ``<lyco:...>``: what a tag asks for.
+"""``<lora:fox:0.8>``, ``<lora:fox:te=0.5:unet=0.8>``, ``<lyco:fox:1:end=0.5:region=left>``: what a tag asks for.
 
-Source: AUTOMATIC1111 ``extensions-builtin/Lora/extra_networks_lora.py`` (order and names of the values).
+Source: AUTOMATIC1111 ``extensions-builtin/Lora/extra_networks_lora.py`` (order and names of the values); ``start``,
+``end`` and ``region`` are our own.
 """
 
 from __future__ import annotations
@@ -8,10 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from backend.api import AdapterChoice, BadRequest, PromptTag, PromptTagSpec, hookimpl
+from torch import Tensor
 
-_KEYS = ("te", "unet")
-_EXAMPLE = "Write <lora:name:0.8>, or <lora:name:te=0.5:unet=0.8>."
+from backend.api import AdapterChoice, BadRequest, GenerationRequest, JobView, PromptTag, PromptTagSpec, hookimpl
+from extensions.lora.boxes import box_region, read_box
+
+_STRENGTHS = ("te", "unet")
+_WINDOW = ("start", "end")
+_CELL = 8  # pixels
+_EXAMPLE = "Write <lora:name:0.8>, <lora:name:te=0.5:unet=0.8>, or <lora:name:0.8:start=0.2:end=0.8:region=left>."
 
 
 @hookimpl
@@ -21,26 +27,59 @@ def register_prompt_tags() -> Sequence[PromptTagSpec]:
 
 
 @hookimpl
-def adapt_job(tags: Sequence[PromptTag]) -> Sequence[AdapterChoice]:
+def adapt_job(job: JobView, tags: Sequence[PromptTag]) -> Sequence[AdapterChoice]:
     """One adapter a tag; a tag in the negative prompt acts as one in the prompt: on the whole job."""
-    return [choice_of(tag) for tag in tags]
+    return [choice_of(tag, job.request) for tag in tags]
 
 
-def choice_of(tag: PromptTag) -> AdapterChoice:
+def choice_of(tag: PromptTag, request: GenerationRequest) -> AdapterChoice:
     """The file and strengths that a tag means: one number for both, or the text encoders' before the U-Net's.
 
+    A tag with a window or a region leaves the text encoders alone unless it gives them a strength of their own: they
+    read a prompt once, for all steps and the whole picture.
+
     Raises:
-        BadRequest: no name, too many values, an unknown key, or what is no number.
+        BadRequest: no name, too many values, an unknown key, what is no number, no part of the steps or the picture.
     """
     file, *strengths = tag.values
-    unknown = [key for key in tag.named if key not in _KEYS]
-    if not file or len(strengths) > len(_KEYS) or unknown:
+    unknown = [key for key in tag.named if key not in (*_STRENGTHS, *_WINDOW, "region")]
+    if not file or len(strengths) > len(_STRENGTHS) or unknown:
         wrong = f"{unknown[0]}= means nothing" if unknown else "its values cannot be read"
         raise BadRequest(f"{tag.text[:80]}: {wrong}.", _EXAMPLE, field=tag.field)
-    text = _number(tag, tag.named.get("te", strengths[0] if strengths else "1"))
-    default = strengths[1] if len(strengths) > 1 else None
-    told = tag.named.get("unet", default)
-    return AdapterChoice(file, text if told is None else _number(tag, told), text, tag.field)
+    first = _number(tag, strengths[0] if strengths else "1")
+    is_whole = not any(key in tag.named for key in (*_WINDOW, "region"))
+    is_told = is_whole or len(strengths) > 1
+    text = _number(tag, tag.named["te"]) if "te" in tag.named else first if is_told else 0.0
+    default = _number(tag, strengths[1]) if len(strengths) > 1 else text if is_whole else first
+    return AdapterChoice(
+        file,
+        denoiser=_number(tag, tag.named["unet"]) if "unet" in tag.named else default,
+        text=text,
+        field=tag.field,
+        at=tag.at,
+        start=_share(tag, "start", 0.0),
+        end=_share(tag, "end", 1.0),
+        region=_region(tag, request),
+    )
+
+
+def _share(tag: PromptTag, key: str, default: float) -> float:
+    """A share of the steps; that it starts before it ends is seen by the engine."""
+    return _number(tag, tag.named[key]) if key in tag.named else default
+
+
+def _region(tag: PromptTag, request: GenerationRequest) -> Tensor | None:
+    if "region" not in tag.named:
+        return None
+    box = read_box(tag.named["region"])
+    if box is None:
+        raise BadRequest(
+            f"{tag.text[:80]}: {tag.named['region'][:30]!r} is no part of a picture.",
+            "Write region=left, right, top or bottom, or four shares of its width and height from 0 to 1: "
+            "region=0,0.5,0.5,1 is the lower left quarter.",
+            field=tag.field,
+        )
+    return box_region(box, (request.height or _CELL) // _CELL, (request.width or _CELL) // _CELL)
 
 
 def _number(tag: PromptTag, written: str) -> float:
@@ -49,5 +88,5 @@ def _number(tag: PromptTag, written: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadRequest(f"{tag.text[:80]}: {written[:20]!r} is not a strength.", _EXAMPLE, field=tag.field)
+        raise BadRequest(f"{tag.text[:80]}: {written[:20]!r} is not a number.", _EXAMPLE, field=tag.field)
     return value

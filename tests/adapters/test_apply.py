@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from backend.adapters.apply import AdapterUse, PatchedWeights, applied
 from backend.adapters.formats import parse_adapter
 from backend.adapters.places import Places
 from backend.checkpoints.load import Arithmetic, load_part
+from backend.diffusion.patching import Scope
 from backend.errors import BadRequest
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
@@ -232,3 +235,100 @@ def test_adapter_works_inside_inference_mode_and_the_network_trains_afterwards(m
         weights.use([AdapterUse(adapters(modules)[0])])
     assert not unet.get_parameter(f"{_Q}.weight").is_inference()
     weights.restore()
+
+
+def test_adapters_with_a_scope_come_and_go_and_are_computed_once(mapped):
+    modules, path = mapped
+    content = path.read_bytes()
+    unet = modules["denoiser"]
+    before = bits(unet)
+    first, second = adapters(modules)
+    window = Scope(end=0.5)
+    uses = [AdapterUse(first, 0.3), AdapterUse(second, 2.0, scope=window), AdapterUse(first, 0.3, scope=window)]
+    weights = PatchedWeights("denoiser", unet)
+
+    def by_hand(*acting: AdapterUse) -> dict[str, Tensor]:
+        with applied({"denoiser": unet}, [replace(use, scope=None) for use in acting]):
+            return bits(unet)
+
+    wanted = {(): by_hand(uses[0]), (0,): by_hand(*uses[:2]), (1,): by_hand(uses[0], uses[2]), (0, 1): by_hand(*uses)}
+    weights.use(uses)
+    addresses: dict[tuple[int, ...], int] = {}
+    for acting in [(), (0,), (1,), (0, 1), (0,), (), (1,)]:
+        weights.switch(acting)
+        assert same_bits(bits(unet), wanted[acting])
+        address = unet.get_parameter(f"{_Q}.weight").data_ptr()
+        assert addresses.setdefault(acting, address) == address
+    weights.use([AdapterUse(second, 2.0)])
+    alone = bits(unet)
+    weights.use([])
+    assert same_bits(alone, by_hand(AdapterUse(second, 2.0)))
+    assert same_bits(bits(unet), before)
+    assert weights.kept_bytes == 0
+    assert path.read_bytes() == content
+
+
+def test_what_has_no_room_is_computed_again_with_the_same_bits(mapped):
+    modules, _ = mapped
+    unet = modules["denoiser"]
+    before = bits(unet)
+    adapter = adapters(modules)[0]
+    results = []
+    for room in (float("inf"), 0):
+        weights = PatchedWeights("denoiser", unet)
+        weights.room = room
+        weights.use([AdapterUse(adapter, scope=Scope(end=0.5))])
+        assert same_bits(bits(unet), before)
+        weights.switch({0})
+        results.append(bits(unet))
+        assert (weights.kept_bytes > 0) == (room > 0)
+        weights.restore()
+        assert same_bits(bits(unet), before)
+    assert same_bits(*results)
+
+
+def test_a_switch_that_fails_leaves_the_checkpoints_bits(mapped):
+    modules, _ = mapped
+    unet = modules["denoiser"]
+    before = bits(unet)
+    name = "input_blocks.3.1.proj_in"
+    huge = parse_adapter({f"diffusion_model.{name}.diff": torch.full((64, 64), 1e30)}, {}, Places(modules), "huge")
+    weights = PatchedWeights("denoiser", unet)
+    weights.use([AdapterUse(adapters(modules)[0]), AdapterUse(huge, scope=Scope(start=0.5))])
+    assert not same_bits(bits(unet), before)
+    with pytest.raises(BadRequest, match=f"{name}.weight grows beyond"):
+        weights.switch({0})
+    assert same_bits(bits(unet), before)
+
+
+def test_text_encoders_know_no_scope(mapped):
+    modules, _ = mapped
+    adapter = adapters(modules)[0]
+    clip = modules["clip_l"]
+    with applied({"clip_l": clip}, [AdapterUse(adapter)]):
+        whole = bits(clip)
+    weights = PatchedWeights("clip_l", clip)
+    weights.use([AdapterUse(adapter, scope=Scope(end=0.5))])
+    assert same_bits(bits(clip), whole)
+    weights.restore()
+
+
+def test_stored_weight_switches_its_changes():
+    network, _ = stored_network(torch.float8_e4m3fn)
+    adapter = parse_adapter(lora("layer", (8, 16)), {}, Places({"denoiser": network}))
+    x = numbers(3, 16)
+    plain = network["layer"](x)
+    with applied({"denoiser": network}, [AdapterUse(adapter, 0.5)]):
+        changed = network["layer"](x)
+    weights = PatchedWeights("denoiser", network)
+    weights.use([AdapterUse(adapter, 0.5, scope=Scope(end=0.5))])
+    with torch.inference_mode():
+        for acting in ((), (0,), (), (0,)):
+            weights.switch(acting)
+            assert torch.equal(network["layer"](x), changed if acting else plain)
+    made = network["layer"].change
+    weights.switch(())
+    weights.switch((0,))
+    assert network["layer"].change is made
+    weights.restore()
+    assert torch.equal(network["layer"](x), plain)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
+import torch
 
 from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
-from backend.errors import BadRequest
+from backend.errors import BadRequest, Cancelled
+from backend.events import Step
 from backend.importing import LOOSE_PACKAGE
 from backend.plugins import Approvals, ExtensionFailed
 from backend.settings import load_settings
@@ -43,12 +46,40 @@ def adapt_job(job, tags):
     if panel is not None and panel.file == "wrong":
         return ["wrong"]
     files = [AdapterChoice(panel.file, 0.5, 0.5)] if panel is not None and panel.file else []
-    return files + [AdapterChoice(tag.values[0], float(tag.named.get("by", "1")), 0.0, tag.field) for tag in tags]
+    return files + [AdapterChoice(tag.values[0], float(tag.named.get("by", "1")), 0.0, tag.field, at=tag.at)
+                    for tag in tags]
 
 @hookimpl
 def picture_finished(job, image, index, run):
     if job.values["mix"].nested:
         run(replace(job.request, prompt="a cat <mix:fox:by=2>", extensions={}, batch_count=1))
+"""
+SCOPER = """
+from dataclasses import replace
+import torch
+from backend.api import *
+
+class Where(Parameters):
+    what: str = text(label="What")
+
+@hookimpl
+def register_panels():
+    return [PanelSpec("where", "Where", Where)]
+
+@hookimpl
+def scope_adapters(job, choices):
+    what = job.values["where"].what
+    for choice in choices:
+        assert job.request.prompt[choice.at:].startswith("<mix:") and choice.field == "prompt"
+    if what == "wrong":
+        return ["wrong"]
+    if what == "region":
+        return [replace(choice, region=torch.full((1, 1), 2.0)) for choice in choices]
+    if what == "as they are":
+        return None
+    start, end, *branches = what.split()
+    changed = dict(start=float(start), end=float(end), branches=tuple(branches))
+    return [replace(choice, **changed) for choice in choices]
 """
 CLASH = """
 from backend.api import *
@@ -71,6 +102,7 @@ def mixing(tmp_path: Path) -> Iterator[Engine]:
     write_tensors(models / "loras" / "fox.safetensors", {key: 4 * tensor for key, tensor in module.items()}, {})
     settings = load_settings(data_dir=tmp_path, models_dir=models, device="cpu", dtype="float32")
     write_extension(tmp_path / "extensions", "mixer", MIX)
+    write_extension(tmp_path / "extensions", "scoper", SCOPER)
     write_extension(tmp_path / "extensions", "zclash", CLASH)
     approve_all(tmp_path / "extensions", Approvals(settings.approvals))
     yield Engine(settings)
@@ -112,3 +144,44 @@ def test_a_job_within_a_job_has_its_own_adapters(mixing: Engine) -> None:
     alone = pixels(mixing, "a fox<mix:fox:by=0.5>", batch_count=2)
     nested = pixels(mixing, "a fox<mix:fox:by=0.5>", batch_count=2, extensions=mix(file="", nested=True))
     assert all(np.array_equal(one, other) for one, other in zip(alone, nested, strict=True))
+
+
+def test_hook_scope_adapters(mixing: Engine) -> None:
+    prompt, plain = "a fox<mix:fox:by=8>", pixels(mixing)[0]
+
+    def scoped(what: str) -> np.ndarray:
+        return pixels(mixing, prompt, extensions={"where": {"version": 1, "values": {"what": what}}})[0]
+
+    whole = pixels(mixing, prompt)[0]
+    assert np.array_equal(scoped("as they are"), whole)
+    assert np.array_equal(scoped("0 1"), whole)
+    assert np.array_equal(scoped("0 1 cond uncond"), whole)
+    assert np.array_equal(scoped("0 1 nowhere"), plain)
+    for part in (scoped("0 0.5"), scoped("0 1 cond")):
+        assert not np.array_equal(part, whole)
+        assert not np.array_equal(part, plain)
+    with pytest.raises(ExtensionFailed, match="scoper returned a str from scope_adapters"):
+        scoped("wrong")
+    with pytest.raises(BadRequest, match="region of fox"):
+        scoped("region")
+    assert np.array_equal(pixels(mixing)[0], plain)
+
+
+def test_weights_are_the_checkpoints_after_a_cancel_between_two_sets(mixing: Engine) -> None:
+    key = mixing.manager.key(mixing.catalog.checkpoint("tiny-xl"), "denoiser")
+    plain = pixels(mixing)[0]
+    network = mixing.manager._residents[key].module
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    cancel = Event()
+
+    def stop(event: object) -> None:
+        if isinstance(event, Step) and event.step == 3:
+            cancel.set()
+
+    window = {"where": {"version": 1, "values": {"what": "0.5 1"}}}
+    with pytest.raises(Cancelled):
+        mixing.generate(ask("tiny-xl", prompt="a fox<mix:fox:by=0.5>", steps=4, extensions=window), stop, cancel=cancel)
+    assert any(not torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert np.array_equal(pixels(mixing)[0], plain)
+    assert mixing.manager._residents[key].module is network
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())

@@ -146,15 +146,19 @@ def test_a_refiner_is_left_alone_and_a_note_says_so(adapted, lora_models):
 ])  # fmt: skip
 def test_tag_tells_strengths(tag, told):
     (found,) = find_tags(GenerationRequest(prompt=tag), ["lora", "lyco"])
-    choice = choice_of(found)
+    choice = choice_of(found, GenerationRequest())
     assert (choice.file, choice.denoiser, choice.text) == ("a", *told)
+    assert (choice.start, choice.end, choice.region) == (0.0, 1.0, None)
 
 
-@pytest.mark.parametrize("tag", ["<lora:>", "<lora:a:b>", "<lora:a:1:1:1>", "<lora:a:nan>", "<lora:a:dyn=4>"])
+@pytest.mark.parametrize("tag", [
+    "<lora:>", "<lora:a:b>", "<lora:a:1:1:1>", "<lora:a:nan>", "<lora:a:dyn=4>", "<lora:a:start=x>",
+    "<lora:a:region=middle>", "<lora:a:region=0,0,1>", "<lora:a:region=0.5,0,0.5,1>", "<lora:a:region=0,0,2,1>",
+])  # fmt: skip
 def test_tag_that_means_nothing_is_refused(tag):
     (found,) = find_tags(GenerationRequest(prompt=tag), ["lora"])
     with pytest.raises(BadRequest, match="lora"):
-        choice_of(found)
+        choice_of(found, GenerationRequest())
 
 
 def test_tags_are_taken_out_of_the_text_and_escaped_ones_stay():
