@@ -34,6 +34,7 @@ class PanelSpec:
         families: of checkpoints it works with; empty: all. A job for another family is refused, never ignored.
         help: one sentence below the heading.
         always: the panel has no switch: its values are sent with every job (words that are filled in).
+        follows: another panel's name: this one is offered in the page once that one is used (a second unit).
     """
 
     name: str
@@ -43,6 +44,7 @@ class PanelSpec:
     families: tuple[Family, ...] = ()
     help: str = ""
     always: bool = False
+    follows: str = ""
 
     def to_json(self, owner: str) -> dict[str, Any]:
         """For the registry document, from which page, REST and command line draw it."""
@@ -54,6 +56,7 @@ class PanelSpec:
             "families": list(self.families),
             "help": self.help,
             "always": self.always,
+            "follows": self.follows,
             "version": self.parameters.version,
             "schema": self.parameters.model_json_schema(),
         }

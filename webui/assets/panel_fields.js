@@ -7,11 +7,13 @@
 
   const isNumber = (schema) => schema.type === "number" || schema.type === "integer";
   const namesOf = (schema) => schema.enum || (schema.const === undefined ? null : [schema.const]);
+  const rowsOf = (schema) => easel.registry[schema.registry] || [];
 
   // Whether a remembered value is one that the field takes as the extension is now.
   easel.fits = (schema, value) => {
     const names = namesOf(schema);
     if (names) return names.includes(value);
+    if (schema.registry) return rowsOf(schema).some((row) => row.name === value);
     if (schema.type === "boolean") return typeof value === "boolean";
     if (schema.type === "string") return typeof value === "string" && value.length <= (schema.maxLength ?? Infinity);
     if (!isNumber(schema)) return value !== undefined;
@@ -47,8 +49,9 @@
     return { nodes: [box], show, kind: "flag" };
   }
   function choice(schema, id, value, change) {
-    const names = namesOf(schema);
-    const box = el("select", { id, onchange: () => change(names[box.selectedIndex]) }, ...names.map((name) => el("option", {}, String(name))));
+    const rows = schema.registry ? rowsOf(schema) : namesOf(schema).map((name) => ({ name, label: String(name) }));
+    const names = rows.map((row) => row.name);
+    const box = el("select", { id, onchange: () => change(names[box.selectedIndex]) }, ...rows.map((row) => el("option", {}, row.label)));
     const show = (wanted) => void (box.selectedIndex = names.indexOf(wanted));
     show(value);
     return { nodes: [box], show, kind: "choice" };
@@ -76,9 +79,25 @@
   // A row for one field; change(value) is told of every change, show(value) sets it from outside.
   easel.panelField = (schema, value, change) => {
     const id = `panel_field_${(count += 1)}`;
-    const build = namesOf(schema) ? choice : schema.type === "boolean" ? check : schema.type === "string" ? text : isNumber(schema) ? slider : json;
+    const build = namesOf(schema) || schema.registry ? choice : schema.type === "boolean" ? check : schema.type === "string" ? text : isNumber(schema) ? slider : json;
     const { nodes, show, kind } = build(schema, id, value, change);
     const label = el("label", { for: id }, schema.title || "");
     return { element: el("div", { class: `panel-field ${kind}`, title: schema.description }, label, ...nodes), show };
+  };
+
+  // The fields of what another field names (schema: that field's, name(): what it names); show() draws them anew.
+  easel.panelOptions = (schema, name, values, change) => {
+    const element = el("div", { class: "panel-options" });
+    function show() {
+      const row = rowsOf(schema).find((entry) => entry.name === name());
+      const fields = Object.entries((row && row.schema.properties) || {});
+      const rows = fields.map(([field, own]) => {
+        const value = easel.fits(own, values()[field]) ? values()[field] : own.default;
+        return easel.panelField(own, value, (taken) => change({ ...values(), [field]: taken, version: row.version })).element;
+      });
+      element.replaceChildren(...(row && row.help ? [el("p", { class: "panel-help" }, row.help)] : []), ...rows);
+    }
+    show();
+    return { element, show };
   };
 })(window.easel);

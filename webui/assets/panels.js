@@ -70,11 +70,19 @@
 
   function body(panel, tab) {
     const own = settings(tab, panel);
-    const rows = fieldsOf(panel).map(([field, schema]) =>
-      [schema, easel.panelField(schema, valueOf(own, field, schema), (value) => {
-        own.values[field] = value;
-        keep();
-      })]);
+    const properties = panel.schema.properties || {};
+    const take = (field, value) => {
+      own.values[field] = value;
+      for (const [other, { options_of: named }] of fieldsOf(panel)) if (named === field) own.values[other] = {};
+      rows.forEach(([schema, row]) => schema.options_of === field && row.show());
+      keep();
+    };
+    const row = (field, schema) => {
+      const named = schema.options_of, value = (name) => valueOf(own, name, properties[name]);
+      if (!named) return easel.panelField(schema, value(field), (taken) => take(field, taken));
+      return easel.panelOptions(properties[named], () => value(named), () => value(field), (taken) => take(field, taken));
+    };
+    const rows = fieldsOf(panel).map(([field, schema]) => [schema, row(field, schema)]);
     const reset = () => {
       own.values = {};
       rows.forEach(([schema, row]) => row.show(schema.default));
@@ -131,12 +139,16 @@
     const box = element.appendChild(el("div", { class: "panels" }));
     place(box, () => offered(tab), (panels) => {
       const count = el("span", { class: "panels-count", role: "status" });
+      // one that follows another is offered once that is used
+      const isWaiting = ({ follows, ...panel }) => Boolean(follows) && !isUsed(panel, tab) && panels.some((other) => other.name === follows && !isUsed(other, tab));
       const changed = () => {
         const on = panels.filter((panel) => isUsed(panel, tab)).length;
         count.textContent = on ? `${on} on` : "";
+        panels.forEach((panel, i) => (sections[i].hidden = isWaiting(panel)));
       };
+      const sections = panels.map((panel) => accordion(panel, tab, changed));
       changed();
-      return [el("div", { class: "panels-head" }, el("span", {}, "Extensions"), count), ...panels.map((panel) => accordion(panel, tab, changed))];
+      return [el("div", { class: "panels-head" }, el("span", {}, "Extensions"), count), ...sections];
     });
   };
 
