@@ -49,7 +49,7 @@ from backend.diffusion.samplers.spec import (
 )
 from backend.diffusion.schedules import ScheduleSpec
 from backend.errors import BadRequest, UserError
-from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner, without_panel
+from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner, StartPicture, without_panel
 from backend.hookspecs import hookimpl
 from backend.manifest import API_VERSION
 from backend.parameters import Options, Parameters, choice, flag, number, options, registered, text, whole
@@ -101,6 +101,7 @@ __all__ = [
     "ScheduleSpec",
     "Scope",
     "SkipBlock",
+    "StartPicture",
     "StepMask",
     "StepState",
     "UserError",

@@ -88,6 +88,23 @@ class JobView:
     memory: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class StartPicture:
+    """The picture that a job starts from, as its networks see it.
+
+    Attributes:
+        picture: (1, 3, H, W), 0 to 1, at the size that is made.
+        mask: (1, 1, H, W), 1 = repaint; None: there is none.
+        whole: width and height of the whole picture of which this is a part.
+        box: that part, left, top, right, bottom in pixels of ``whole``; the masked area, if only that is repainted.
+    """
+
+    picture: torch.Tensor
+    mask: torch.Tensor | None
+    whole: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class ModelView:
     """The model of a job.
@@ -99,6 +116,7 @@ class ModelView:
         steps: of this run.
         device: where tensors that patches keep should lie.
         encode: a prompt as the family's conditioning, (1, T, D) and (1, P); ``negative`` as a negative prompt.
+        start: the picture that the job starts from; None without one.
     """
 
     info: CheckpointInfo
@@ -107,6 +125,7 @@ class ModelView:
     steps: int
     device: torch.device
     encode: Callable[..., Conditioning]
+    start: StartPicture | None = None
 
     @property
     def blocks(self) -> tuple[str, ...]:

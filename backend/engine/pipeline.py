@@ -32,6 +32,7 @@ from backend.engine.job import Job, no_patches
 from backend.engine.models import ModelManager
 from backend.engine.shares import Share, guidance_of, shares_of
 from backend.errors import NanDetected
+from backend.extending import StartPicture
 from backend.families.base import Prompts, plan_prompts, read_embeddings, schedule_conditioning
 from backend.formats.configs import Part
 from backend.formats.embeddings import EmbeddingInfo
@@ -186,31 +187,51 @@ def _counter_of(part: Part) -> Encoder:
     return part if part in ("clip_l", "clip_g", "clip_h", "t5") else "clip"
 
 
-def prepare_start(job: Job, manager: ModelManager) -> Start:
-    """Bring the init image and the mask to latents, and what a denoiser reads of them beside its noisy latent."""
+def lay_out(job: Job) -> tuple[Image.Image | None, canvas.InpaintCanvas | None]:
+    """The init image as the networks work on it, at the request's size; and where it lies, if there is a mask."""
     request, image = job.request, job.init_image
     if image is None:
-        return Start(inputs=_inputs(job, manager, None, None))
+        return None, None
     width, height = request.width or image.width, request.height or image.height
-    layout = mask = soft = pixels = None
     if job.mask is None:
-        work = canvas.resize(image, width, height, request.resize_mode)
-    else:
-        layout = canvas.inpaint_canvas(
-            image,
-            job.mask,
-            width=width,
-            height=height,
-            resize_mode=request.resize_mode,
-            blur=request.mask_blur,
-            padding=request.masked_padding,
-            only_masked=request.inpaint_area == "only masked",
-        )
-        work = layout.work
+        return canvas.resize(image, width, height, request.resize_mode), None
+    layout = canvas.inpaint_canvas(
+        image,
+        job.mask,
+        width=width,
+        height=height,
+        resize_mode=request.resize_mode,
+        blur=request.mask_blur,
+        padding=request.masked_padding,
+        only_masked=request.inpaint_area == "only masked",
+    )
+    return layout.work, layout
+
+
+def start_picture(job: Job) -> StartPicture | None:
+    """What ``lay_out`` says, for extensions."""
+    work, layout = lay_out(job)
+    if work is None:
+        return None
+    picture = (canvas.to_tensor(work) + 1) / 2
+    if layout is None:
+        return StartPicture(picture, None, work.size, (0, 0, *work.size))
+    return StartPicture(picture, canvas.mask_to_tensor(layout.work_mask), layout.base.size, layout.box)
+
+
+def prepare_start(job: Job, manager: ModelManager) -> Start:
+    """Bring the init image and the mask to latents, and what a denoiser reads of them beside its noisy latent."""
+    request = job.request
+    work, layout = lay_out(job)
+    if work is None:
+        return Start(inputs=_inputs(job, manager, None, None))
+    mask = soft = pixels = None
+    if layout is not None:
         if request.masked_content == "fill":
             work = canvas.fill_masked(work, layout.work_mask)
         pixels = canvas.mask_to_tensor(layout.work_mask)
-        size = (height // LATENT_CELL, width // LATENT_CELL)
+        _, height, width = latent_shape(job)
+        size = (height, width)
         mask = latent_mask(pixels, size).to(manager.policy.device)
         soft = F.adaptive_avg_pool2d(pixels, size).to(manager.policy.device)
         if not bool(mask.any()):

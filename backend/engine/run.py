@@ -267,6 +267,7 @@ class Run:
                 steps=steps,
                 device=self.engine.policy.device,
                 encode=partial(pipeline.encode_one, job, self.engine.manager),
+                start=pipeline.start_picture(job),
             )
             self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note, self._between)
         return self._patches[job.info.path]
