@@ -48,16 +48,27 @@ from backend.diffusion.samplers.spec import (
     stochastic,
 )
 from backend.diffusion.schedules import ScheduleSpec
-from backend.errors import BadRequest, UserError
-from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner, StartPicture, without_panel
+from backend.errors import BadRequest, UserError, unknown_name
+from backend.extending import (
+    AdapterChoice,
+    Expanded,
+    JobView,
+    ModelView,
+    PanelSpec,
+    Runner,
+    StartPicture,
+    without_panel,
+)
 from backend.hookspecs import hookimpl
 from backend.manifest import API_VERSION
-from backend.parameters import Options, Parameters, choice, flag, number, options, registered, text, whole
-from backend.records.tags import PromptTag, PromptTagSpec
+from backend.parameters import Options, Parameters, axis, choice, flag, number, options, registered, text, whole
+from backend.records.axes import Axis, axis_names, cells_of, read_axis
+from backend.records.tags import PROMPTS, PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
 
 __all__ = [
     "API_VERSION",
+    "PROMPTS",
     "QKV",
     "AdapterChoice",
     "AddBranch",
@@ -66,6 +77,7 @@ __all__ = [
     "AttentionInput",
     "AttentionOutput",
     "AttentionReplace",
+    "Axis",
     "BadRequest",
     "BeforeGuidance",
     "BlockInput",
@@ -77,6 +89,7 @@ __all__ = [
     "CombineGuidance",
     "Conditioning",
     "Denoiser",
+    "Expanded",
     "GenerationRequest",
     "HintKind",
     "JobView",
@@ -107,6 +120,9 @@ __all__ = [
     "UserError",
     "VaeDecode",
     "VaeEncode",
+    "axis",
+    "axis_names",
+    "cells_of",
     "choice",
     "deterministic",
     "flag",
@@ -114,11 +130,13 @@ __all__ = [
     "intervals",
     "number",
     "options",
+    "read_axis",
     "region_tokens",
     "registered",
     "stochastic",
     "text",
     "token_grid",
+    "unknown_name",
     "whole",
     "without_panel",
 ]

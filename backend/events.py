@@ -40,6 +40,7 @@ class Step:
     steps: int
     batch: int  # 0 ..
     batches: int
+    share: float | None = None  # of the whole job's work that is done, 0 .. 1; its batches may differ in it
     seconds_left: float | None = None  # of the whole job
     preview: str | None = None
     job: str = ""

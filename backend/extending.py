@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.patching import Place
 from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
+from backend.records.registry import Registry
 from backend.request import GenerationRequest
 
 Tab = Literal["txt2img", "img2img", "inpaint"]
@@ -33,7 +35,8 @@ class PanelSpec:
         tabs: where it is shown.
         families: of checkpoints it works with; empty: all. A job for another family is refused, never ignored.
         help: one sentence below the heading.
-        always: the panel has no switch: its values are sent with every job (words that are filled in).
+        always: the panel has no switch: its hooks are called for every job, with its defaults where a request does not
+            name it (words that are filled in). Such a panel works with every family.
         follows: another panel's name: this one is offered in the page once that one is used (a second unit).
     """
 
@@ -45,6 +48,11 @@ class PanelSpec:
     help: str = ""
     always: bool = False
     follows: str = ""
+
+    def __post_init__(self) -> None:
+        """An ``always`` panel could refuse jobs that never asked for it."""
+        if self.always and (self.families or set(self.tabs) != set(TABS)):
+            raise ValueError(f"{self.name} is always there: it must work in every tab and with every family")
 
     def to_json(self, owner: str) -> dict[str, Any]:
         """For the registry document, from which page, REST and command line draw it."""
@@ -78,6 +86,8 @@ class JobView:
         fact: what the metadata of the pictures that are saved from now on say under the extension's name; the last
             one stays, and it must follow from the request.
         memory: the extension's own for this request, empty at first: what one of its hooks hands on to a later one.
+        registry: the document by which everything is known by name: samplers, schedules, panels with their schemas.
+        data_folder: the extension's own folder for what it keeps.
     """
 
     request: GenerationRequest
@@ -86,6 +96,24 @@ class JobView:
     preprocessors: Mapping[str, PreprocessorSpec] = field(default_factory=dict)
     fact: Callable[[str], None] = _nobody
     memory: dict[str, Any] = field(default_factory=dict)
+    registry: Registry = field(default_factory=dict)
+    data_folder: Path = Path()
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """Requests that an order becomes, and what is to become of their pictures.
+
+    Args:
+        requests: in the order in which they are to be made.
+        kept: whether the pictures are saved and shown; else they are only there for ``job_pictures``.
+        reuse: pictures that lie in the outputs folder and were made from the very same request, with the same model
+            files on the same device, are taken from there, whichever job made them.
+    """
+
+    requests: Sequence[GenerationRequest]
+    kept: bool = True
+    reuse: bool = False
 
 
 @dataclass(frozen=True, eq=False)

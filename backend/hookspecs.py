@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backend.diffusion.patching import Patch
     from backend.diffusion.samplers.spec import SamplerSpec
     from backend.diffusion.schedules import ScheduleSpec
-    from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
+    from backend.extending import AdapterChoice, Expanded, JobView, ModelView, PanelSpec, Runner
     from backend.records.tags import PromptTag, PromptTagSpec
     from backend.request import GenerationRequest
 
@@ -85,12 +85,14 @@ def register_preprocessors() -> Sequence[PreprocessorSpec]:
 
 
 @hookspec
-def expand_job(job: JobView) -> Sequence[GenerationRequest] | None:
+def expand_job(job: JobView) -> Sequence[GenerationRequest] | Expanded | None:
     """Turn one order into several (a sweep, all combinations of a prompt), or into one other (words filled in).
 
     Kind: job. Called once a job, before anything is resolved but after the seeds are drawn, so that what an
     implementation draws can follow from ``job.request.seed``. What it returns is expanded by the extensions after it,
-    too, and not again by its own; None, or an empty list, leaves the order as it is. At most 1,000 in all.
+    too, and not again by its own; None, or an empty list, leaves the order as it is. At most 1,000 in all, each of
+    which is checked before the first is made. A job that was cut off is expanded again, and pictures of it that were
+    saved are not made again: the same request must give the same requests.
     """
     raise NotImplementedError
 
@@ -142,12 +144,14 @@ def picture_finished(job: JobView, image: Image.Image, index: int, run: Runner) 
 
 @hookspec
 def job_pictures(
-    job: JobView, images: Sequence[Image.Image], requests: Sequence[GenerationRequest]
+    job: JobView, images: Sequence[Image.Image], requests: Sequence[GenerationRequest], sources: Sequence[int]
 ) -> Sequence[Image.Image] | None:
     """Add pictures made from all those of a job that was expanded (a labelled grid). Kind: job.
 
-    Called once, at the end of a job that ``expand_job`` of the same extension has turned into several. ``images`` and
-    ``requests`` are in the order in which they were made. What is returned is saved after them.
+    Called at the end of a job, once for each call of ``expand_job`` of the same extension that made several requests;
+    ``job`` is as it was there. ``images`` (read from disk one by one) and ``requests`` (resolved) are in the order in
+    which they were made; ``sources`` says for each which of the requests that ``expand_job`` returned it comes from,
+    counted from 0. What is returned is saved after them, with the request of ``job`` in its metadata.
     """
     raise NotImplementedError
 

@@ -87,6 +87,15 @@ def text(default: str = "", *, longest: int = 2000, lines: int = 1, label: str, 
     return _field(default, label, help, max_length=longest, json_schema_extra={"lines": lines})
 
 
+def axis(*, label: str, help: str = "") -> Any:
+    """A parameter of the job by its name and the values that it takes, ``steps: 10, 20, 30``; "" for none.
+
+    The page offers the names; what cannot be read, or is not taken by the parameter, is refused before the job is
+    accepted. ``backend.api.read_axis`` tells the values.
+    """
+    return _field("", label, help, max_length=20_000, json_schema_extra={"kind": "axis"})
+
+
 def _field(default: Any, label: str, help: str, **rest: Any) -> FieldInfo:
     return Field(default, title=label, description=help or None, **rest)
 

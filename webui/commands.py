@@ -47,6 +47,7 @@ ENGINE_SETTINGS = (
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 STOPPED = 130  # exit code after Ctrl+C, as shells have it
 MIB = 2**20
+BAR = 1000  # parts of a progress bar
 
 
 @click.group(invoke_without_command=True, context_settings={"max_content_width": 110})
@@ -156,8 +157,9 @@ def _progress() -> Iterator[Callable[[Event], None]]:
                 case Note():
                     click.echo(clear + event.text, file=stderr)
                 case Step():
-                    bar.length = event.steps * event.batches
-                    bar.update(event.batch * event.steps + event.step - bar.pos)
+                    done = (event.batch + event.step / event.steps) / event.batches
+                    bar.length = BAR
+                    bar.update(round(BAR * (done if event.share is None else event.share)) - bar.pos)
                 case _:
                     pass
 

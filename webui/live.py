@@ -35,6 +35,7 @@ class Progress:
     steps: int
     batch: int
     batches: int
+    share: float | None = None  # of the whole job
     seconds_left: float | None = None
     preview: str | None = None
 
@@ -115,6 +116,7 @@ class Live:
             steps=event.steps,
             batch=event.batch,
             batches=event.batches,
+            share=event.share,
             seconds_left=event.seconds_left,
             preview=preview,
         )

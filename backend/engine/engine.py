@@ -62,7 +62,7 @@ class Engine:
         self.prompts = pipeline.PromptCache()
         self.adapters = AdapterShelf(self.catalog)
         self.rng = SystemRandom()  # draws the seeds that a request leaves open
-        self.extensions.started(settings.data_dir)
+        self.extensions.started()
 
     @property
     def dtype(self) -> str:

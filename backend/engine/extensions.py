@@ -20,6 +20,7 @@ from backend.diffusion.patching import CombineGuidance, Patch, PatchRefused
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
+from backend.engine.expansion import Expansion, Images, Made
 from backend.errors import BadRequest, unknown_name
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
 from backend.manifest import bundled_folder
@@ -32,7 +33,6 @@ from backend.settings import Settings
 log = logging.getLogger(__name__)
 
 OnNote = Callable[[str], None]
-MAX_EXPANDED = 1000  # requests that one order may become
 #: Attribute and hook of each registry.
 _REGISTRIES = (
     ("samplers", "register_samplers"),
@@ -56,10 +56,12 @@ class Extensions:
 
     Args:
         plugins: loaded; their registries are asked here, once.
+        data_dir: in which each extension has a folder for what it keeps.
     """
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, data_dir: Path = Path()) -> None:
         self.plugins = plugins
+        self._data_dir = data_dir
         self._owners: dict[tuple[str, str], str] = {}
         self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
         self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
@@ -68,6 +70,8 @@ class Extensions:
         self.preprocessors: Mapping[str, PreprocessorSpec] = self._registry(
             "register_preprocessors", PreprocessorSpec, {}
         )
+        self._always = tuple(panel for panel in self.panels.values() if panel.always)
+        self._document = MappingProxyType(self.document())
 
     @classmethod
     def load(cls, settings: Settings) -> Extensions:
@@ -76,7 +80,7 @@ class Extensions:
         if not settings.no_extensions:
             approvals = Approvals(settings.approvals)
             plugins.load(bundled_folder(), settings.extension_folders, approvals, settings.data_dir / ".importing")
-        return cls(plugins)
+        return cls(plugins, settings.data_dir)
 
     def document(self) -> dict[str, Any]:
         """The registry document's part: samplers, schedules, panels, and how each extension fares."""
@@ -96,12 +100,12 @@ class Extensions:
         }
 
     def values(self, request: GenerationRequest) -> Mapping[str, Parameters]:
-        """The values of every panel that the request names, migrated and checked.
+        """The values of every panel that the request names, migrated and checked; and of those that are always there.
 
         Raises:
             BadRequest: a panel that is not here, or a value that it does not take.
         """
-        found: dict[str, Parameters] = {}
+        found: dict[str, Parameters] = {panel.name: panel.parameters() for panel in self._always}
         for name, stored in request.extensions.items():
             panel = self.panels.get(name)
             if panel is None:
@@ -137,31 +141,9 @@ class Extensions:
             preprocessors=self.preprocessors,
             fact=fact,
             memory=shared.memories.setdefault(owner, {}),
+            registry=self._document,
+            data_folder=self._folder(owner),
         )
-
-    def expand(self, request: GenerationRequest, on_note: OnNote) -> tuple[list[GenerationRequest], list[str]]:
-        """The requests that an order stands for, and the extensions that made several of it.
-
-        Raises:
-            ExtensionFailed, BadRequest: a hook failed, or made more than 1,000 requests.
-        """
-        requests, makers = [request], []
-        for owner in self.plugins.implementers("expand_job"):
-            expanded: list[GenerationRequest] = []
-            for part in requests:
-                view = self.view(owner, part, on_note)
-                made = self.plugins.call("expand_job", owner, job=view) if view else None
-                expanded += self._checked(owner, made) if made else [part]
-                if made and len(made) > 1:
-                    makers.append(owner)
-            if len(expanded) > MAX_EXPANDED:
-                raise BadRequest(
-                    f"{owner} makes {len(expanded):,} pictures of this job; {MAX_EXPANDED:,} is the most.",
-                    "Choose fewer values.",
-                    field="extensions",
-                )
-            requests = expanded
-        return requests, list(dict.fromkeys(makers))
 
     def adapters(
         self, request: GenerationRequest, tags: Sequence[PromptTag], on_note: OnNote, between: Between | None = None
@@ -187,7 +169,10 @@ class Extensions:
 
     def patching(self, request: GenerationRequest) -> bool:
         """Whether any extension that the request names has patches to give."""
-        return bool(request.extensions) and bool(self.plugins.implementers("patch_job"))
+        if not request.extensions and not self._always:
+            return False
+        owners = {self._panel_owner(name) for name in self.values(request)}
+        return not owners.isdisjoint(self.plugins.implementers("patch_job"))
 
     def patches(
         self, request: GenerationRequest, model: ModelView, on_note: OnNote, between: Between | None = None
@@ -224,31 +209,34 @@ class Extensions:
         Raises:
             ExtensionFailed: a hook failed, or returned something else than a picture.
         """
-        for owner in self.plugins.implementers("picture_finished") if request.extensions else ():
+        for owner in self.plugins.implementers("picture_finished"):
             if view := self.view(owner, request, on_note, between):
                 changed = self.plugins.call("picture_finished", owner, job=view, image=image, index=index, run=run)
                 image = _picture(owner, "picture_finished", changed) if changed is not None else image
         return image
 
-    def pictures_of(
-        self,
-        owner: str,
-        request: GenerationRequest,
-        images: Sequence[Image.Image],
-        made: Sequence[GenerationRequest],
-        on_note: OnNote,
-    ) -> list[Image.Image]:
-        """What the extension that expanded ``request`` adds to the pictures made of it."""
-        view = self.view(owner, request, on_note)
-        if view is None or owner not in self.plugins.implementers("job_pictures"):
+    def pictures_of(self, expansion: Expansion, made: Sequence[Made], on_note: OnNote) -> list[Image.Image]:
+        """What the extension that expanded a request adds to the pictures made of it."""
+        owner = expansion.owner
+        view = self.view(owner, expansion.request, on_note)
+        own = [each for each in made if any(other is expansion for other, _ in each.part.within)]
+        if view is None or not own or owner not in self.plugins.implementers("job_pictures"):
             return []
-        added = self.plugins.call("job_pictures", owner, job=view, images=images, requests=made)
+        sources = [next(n for other, n in each.part.within if other is expansion) for each in own]
+        added = self.plugins.call(
+            "job_pictures",
+            owner,
+            job=view,
+            images=Images([each.picture for each in own]),
+            requests=[each.request for each in own],
+            sources=sources,
+        )
         return [_picture(owner, "job_pictures", image) for image in added or ()]
 
-    def started(self, data_dir: Path) -> None:
+    def started(self) -> None:
         """Tell the observers that the engine is up; each has a folder of its own for what it keeps."""
         for owner in self.plugins.implementers("on_startup"):
-            folder = data_dir / "extension-data" / owner
+            folder = self._folder(owner)
             folder.mkdir(parents=True, exist_ok=True)
             self.plugins.observe("on_startup", only=owner, data_folder=folder)
 
@@ -266,11 +254,8 @@ class Extensions:
         """Tell the observers of a part that came into memory."""
         self.plugins.observe("model_loaded", name=name, part=part)
 
-    def _checked(self, owner: str, made: Sequence[object]) -> list[GenerationRequest]:
-        wrong = next((part for part in made if not isinstance(part, GenerationRequest)), None)
-        if wrong is not None:
-            raise ExtensionFailed(f"The extension {owner} returned a {type(wrong).__name__} from expand_job.")
-        return [part for part in made if isinstance(part, GenerationRequest)]
+    def _folder(self, owner: str) -> Path:
+        return self._data_dir / "extension-data" / owner
 
     def _sampler_panels(self) -> dict[str, PanelSpec]:
         """A sampler's own parameters are a panel of its name, which the page shows while the sampler is chosen."""

@@ -6,7 +6,7 @@ Everything it needs comes in; it keeps nothing between jobs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -288,16 +288,24 @@ def encode_one(job: Job, manager: ModelManager, prompt: str, *, negative: bool =
 
 
 def sample_batches(
-    job: Job, manager: ModelManager, prompting: Prompting, start: Start, sigmas: Tensor, on_step: OnBatchStep
+    job: Job,
+    manager: ModelManager,
+    prompting: Prompting,
+    start: Start,
+    sigmas: Tensor,
+    on_step: OnBatchStep,
+    batches: Iterable[int] | None = None,
 ) -> Iterator[tuple[int, tuple[int, ...], Tensor]]:
     """Run the sampler batch by batch: (batch index, seeds, latents (B, C, h, w) in denoiser units, float32).
 
+    Args:
+        batches: those to be made, counted from 0; None: all.
     Raises:
         NanDetected: with the step; Cancelled: between two network calls.
     """
     request, policy = job.request, manager.policy
     shape = latent_shape(job)
-    for batch in range(request.batch_count):
+    for batch in range(request.batch_count) if batches is None else batches:
         places = range(batch * request.batch_size, (batch + 1) * request.batch_size)
         seeds, variations = zip(*(request.seeds_of(place) for place in places), strict=True)
         noise = NoiseSource(

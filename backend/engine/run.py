@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +20,16 @@ from PIL import Image, ImageOps
 from backend.diffusion.patched import PatchSet
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
+from backend.engine.expansion import Expansion, Made, expand, expansions_of
 from backend.engine.extensions import Between
 from backend.engine.file_hashes import HashInBackground
 from backend.engine.job import Job, no_patches
+from backend.engine.order_check import checked
 from backend.engine.plan import activation_bytes, make_plan
+from backend.engine.progress import Progress
 from backend.engine.result import VERSION, GenerationResult, Picture
 from backend.engine.shares import Share, branches_at_once, guidance_of, shares_of, with_refiner
+from backend.engine.shelves import Shelf, Shelves
 from backend.errors import BadRequest, Cancelled, ModelUnsupported, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Step
 from backend.extending import ModelView
@@ -45,6 +49,18 @@ if TYPE_CHECKING:
     from backend.engine.engine import Engine
 
 MAX_DEPTH = 2  # jobs within jobs that extensions start
+
+
+@dataclass(frozen=True)
+class Making:
+    """What is to be computed of one request: its batches that are not there yet."""
+
+    job: Job
+    sigmas: torch.Tensor
+    shares: Sequence[Share]
+    batches: Sequence[int]
+    plan: Plan
+    hashes: HashInBackground
 
 
 class Run:
@@ -74,9 +90,8 @@ class Run:
         self.notes: list[str] = []
         self.request: GenerationRequest | None = None  # resolved, once it is
         self.started = time.perf_counter()
-        self.batches = 0  # of the whole order, which extensions may make several requests of
-        self.batches_done = 0
-        self.pictures_done = 0
+        self.pictures_done = 0  # of the whole order, which extensions may make several requests of
+        self._found = 0  # of them, that were there already
         self._adapter_files: tuple[Path, ...] = ()  # of the request at hand
         self._patches: dict[Path, PatchSet] = {}  # of the request at hand, by checkpoint
         self._between = Between()  # the hooks of the request at hand
@@ -86,47 +101,71 @@ class Run:
         extensions = self.engine.extensions
         if request.extensions and request.seed == -1:  # so that what an extension draws can follow from the seed
             request = replace(request, seed=self.engine.rng.randint(0, MAX_DRAWN_SEED))
-        requests, makers = extensions.expand(request, self.note)
-        self.batches = sum(part.batch_count for part in requests)
-        pictures: list[Picture] = []
-        made: list[GenerationRequest] = []
+        parts = expand(extensions, request, self.note)
+        progress = Progress(checked(self.engine, parts) if len(parts) > 1 else [request])
+        shelves = Shelves(self.outputs, self.job, request, parts)
+        made: list[Made] = []
         plan = Plan()
-        for part in requests:
-            resolved, plan, done = self.generate(part)
-            pictures += done
-            made += [resolved] * len(done)
-        for owner in makers:
-            pictures += self._added(owner, request, pictures, made, plan)
+        with shelves.emptied():
+            for number, part in enumerate(parts):
+                progress.begin(number)
+                resolved, plan, done = self.generate(part.request, shelves.of(part), progress)
+                made += [Made(picture, part, resolved) for picture in done]
+            pictures = [each.picture for each in made if each.part.kept]
+            for expansion in expansions_of(parts):
+                pictures += self._added(expansion, made, plan, shelves.shown)
+        if self._found:
+            self.note(f"{self._found} of the pictures were there already and were not made again.")
         seconds = time.perf_counter() - self.started
         self.on_event(Done(job=self.job, seconds=seconds))
-        return GenerationResult(made[0], tuple(pictures), tuple(self.notes), plan, seconds)
+        return GenerationResult(made[0].request, tuple(pictures), tuple(self.notes), plan, seconds)
 
-    def generate(self, request: GenerationRequest) -> tuple[GenerationRequest, Plan, list[Picture]]:
-        """One request: resolved, its plan and its pictures."""
+    def generate(
+        self, request: GenerationRequest, shelf: Shelf, progress: Progress
+    ) -> tuple[GenerationRequest, Plan, list[Picture]]:
+        """One request of the order: resolved, its plan and its pictures."""
         engine = self.engine
         self._patches.clear()
         self._between = Between()
         job = self._prepare(request)
         request = self.request = job.request
+        progress.resolved(request)
         sigmas = pipeline.sigmas_of(job)
         steps = len(sigmas) - 1
         shares = shares_of(job, sigmas)
         self._tell_shares(job, shares)
         plan = self._plan(job, shares, steps)
-        self.on_event(Planned(job=self.job, plan=plan))
-        engine.manager.drop(engine.manager.switched_off(job.info, request))
         hashes = HashInBackground(engine, job, self._adapter_files)
+        looked = shelf.made is not None
+        found = shelf.found(request, self._facts(hashes.wait(self.note), plan)) if looked else {}
+        size = request.batch_size
+        missing = [n for n in range(request.batch_count) if any(n * size + place not in found for place in range(size))]
+        pictures = {index: picture for index, picture in found.items() if index // size not in missing}
+        self._take(pictures, shelf)
+        progress.batches_found(request.batch_count - len(missing))
+        if missing:
+            self.on_event(Planned(job=self.job, plan=plan))
+            engine.manager.drop(engine.manager.switched_off(job.info, request))
+            pictures |= self._make(Making(job, sigmas, shares, missing, plan, hashes), shelf, progress)
+        shelf.taken += len(pictures)
+        self.pictures_done += len(pictures)
+        return request, plan, [pictures[index] for index in sorted(pictures)]
 
-        prompting = engine.prompts.encode(job, engine.manager, steps)
+    def _make(self, making: Making, shelf: Shelf, progress: Progress) -> dict[int, Picture]:
+        """The pictures of the batches to be made, by their place in the request."""
+        engine, job, sigmas, shares = self.engine, making.job, making.sigmas, making.shares
+        request = job.request
+        prompting = engine.prompts.encode(job, engine.manager, len(sigmas) - 1)
         for note in prompting.notes:
             self.note(note)
         embeddings = self._embedding_facts(prompting)
         start = pipeline.prepare_start(job, engine.manager)
-        pictures: list[Picture] = []
+        pictures: dict[int, Picture] = {}
         ends: list[float] = []  # when each checkpoint had made its steps of the batch, but the last
-        on_step = self._step_teller(job, shares, ends)
+        on_step = self._step_teller(job, shares, ends, progress)
         batch_started = time.perf_counter()
-        for index, seeds, latents in pipeline.sample_batches(job, engine.manager, prompting, start, sigmas, on_step):
+        made = pipeline.sample_batches(job, engine.manager, prompting, start, sigmas, on_step, making.batches)
+        for index, seeds, latents in made:
             pixels = (request.width or 0) * (request.height or 0)
             marks = [batch_started, *ends, time.perf_counter()]
             for share, (begin, end) in zip(shares, pairwise(marks), strict=True):
@@ -134,10 +173,11 @@ class Run:
             ends.clear()
             images = pipeline.decode_latents(job, engine.manager, latents)
             batch = pipeline.finish_batch(start, index, seeds, images)
-            pictures += self._finish(job, batch, hashes.wait(self.note) | embeddings, plan)
+            facts = self._facts(making.hashes.wait(self.note) | embeddings, making.plan)
+            pictures |= self._finish(job, batch, facts, shelf)
+            progress.batch_over()
             batch_started = time.perf_counter()
-        self.batches_done += request.batch_count
-        return request, plan, pictures
+        return pictures
 
     def note(self, text: str) -> None:
         """Tell the user a sentence, once."""
@@ -281,28 +321,30 @@ class Run:
             return {}
         return {"ti_hashes": ", ".join(hashes)} if hashes else {}
 
-    def _step_teller(self, job: Job, shares: Sequence[Share], ends: list[float]) -> pipeline.OnBatchStep:
+    def _step_teller(
+        self, job: Job, shares: Sequence[Share], ends: list[float], progress: Progress
+    ) -> pipeline.OnBatchStep:
         """Tells each step, and notes in ``ends`` when a checkpoint but the last has made its own."""
         steps, handed_over = shares[-1].until, {share.until for share in shares[:-1]}
-        batches, before, every = self.batches, self.batches_done, self.engine.settings.preview_every
+        every = self.engine.settings.preview_every
         preview = self._preview_maker(job) if every else None
-        started = time.perf_counter()
+        progress.start_clock()
 
-        def tell(batch: int, state: StepState) -> None:
+        def tell(_batch: int, state: StepState) -> None:
             self.check()
             if state.index + 1 in handed_over:
                 ends.append(time.perf_counter())
-            done, whole = batch * steps + state.index + 1, (batches - before) * steps
-            elapsed = time.perf_counter() - started
+            share, seconds_left = progress.step((state.index + 1) / steps)
             due = every and ((state.index + 1) % every == 0 or state.index + 1 == steps)
             self.on_event(
                 Step(
                     job=self.job,
                     step=state.index + 1,
                     steps=steps,
-                    batch=before + batch,
-                    batches=batches,
-                    seconds_left=elapsed / done * (whole - done),
+                    batch=progress.batch,
+                    batches=progress.batches,
+                    share=share,
+                    seconds_left=seconds_left,
                     preview=preview(state.denoised) if preview and due else None,
                 )
             )
@@ -314,44 +356,64 @@ class Run:
         file = engine.catalog.preview_decoder(job.info) if engine.settings.preview_decoder == "auto" else None
         return engine.previews.maker(pipeline.latent_format(job), file, self.note)
 
-    def _finish(self, job: Job, batch: pipeline.Batch, hashes: dict[str, str], plan: Plan) -> Iterator[Picture]:
+    def _finish(self, job: Job, batch: pipeline.Batch, facts: dict[str, str], shelf: Shelf) -> dict[int, Picture]:
         """Save a batch's pictures, if they are to be saved, and tell each as soon as it is on disk."""
-        facts = self._facts(hashes, plan)
+        finished: dict[int, Picture] = {}
         first = batch.index * job.request.batch_size
         for index, (decoded, seed) in enumerate(zip(batch.images, batch.seeds, strict=True), start=first):
-            image = self._changed(job, decoded)
-            yield self._kept(image, job.request, facts | self._between.facts, index=index, seed=seed)
+            image = self._changed(job, decoded, self.pictures_done + index)
+            told, place = facts | self._between.facts, shelf.taken + index
+            finished[index] = self._kept(image, job.request, told, shelf, index=index, place=place, seed=seed)
+        return finished
 
     def _kept(
-        self, image: Image.Image, request: GenerationRequest, facts: dict[str, str], *, index: int, seed: int
+        self,
+        image: Image.Image,
+        request: GenerationRequest,
+        facts: dict[str, str],
+        shelf: Shelf,
+        *,
+        index: int,
+        place: int,
+        seed: int,
     ) -> Picture:
-        """Save a picture, ``index`` of its request, if pictures are saved, and tell of it."""
-        place, self.pictures_done = self.pictures_done, self.pictures_done + 1
-        if self.outputs is None:
+        """Save a picture, ``index`` of its request and ``place`` of all, if pictures are saved, and tell of it."""
+        if shelf.outputs is None:
             parameters = parameters_text(request, facts, self.engine.registry, index=index)
             return Picture(seed, parameters, kept=image)
-        saved = self.outputs.save(image, job=self.job, index=index, place=place, request=request, facts=facts)
+        saved = shelf.outputs.save(image, job=self.job, index=index, place=place, request=request, facts=facts)
         for note in saved.notes:
             self.note(note)
+        picture = Picture(seed, saved.parameters, path=saved.path)
+        if shelf.is_shown:
+            self._tell_saved(picture, place, image.size)
+            self.engine.extensions.tell_saved(request, saved.path, saved.parameters)
+        return picture
+
+    def _take(self, pictures: Mapping[int, Picture], shelf: Shelf) -> None:
+        """Tell of pictures of a request that are there already."""
+        self._found += len(pictures)
+        for index, picture in pictures.items():
+            if shelf.is_shown:
+                self._tell_saved(picture, shelf.taken + index, picture.image.size)
+
+    def _tell_saved(self, picture: Picture, place: int, size: tuple[int, int]) -> None:
         self.on_event(
             ImageSaved(
                 job=self.job,
                 index=place,
-                path=str(saved.path),
-                seed=seed,
-                width=image.width,
-                height=image.height,
-                parameters=saved.parameters,
+                path=str(picture.path),
+                seed=picture.seed,
+                width=size[0],
+                height=size[1],
+                parameters=picture.parameters,
             )
         )
-        self.engine.extensions.tell_saved(request, saved.path, saved.parameters)
-        return Picture(seed, saved.parameters, path=saved.path)
 
-    def _changed(self, job: Job, image: Image.Image) -> Image.Image:
-        """A decoded picture after the extensions that change pictures."""
-        return self.engine.extensions.finish(
-            job.request, image, self.pictures_done, self.note, partial(self._nested, job.request), self._between
-        )
+    def _changed(self, job: Job, image: Image.Image, index: int) -> Image.Image:
+        """A decoded picture, ``index`` of the order, after the extensions that change pictures."""
+        run = partial(self._nested, job.request)
+        return self.engine.extensions.finish(job.request, image, index, self.note, run, self._between)
 
     def _nested(
         self,
@@ -375,15 +437,17 @@ class Run:
         if isinstance(event, Step | Note):
             self.on_event(event)
 
-    def _added(
-        self, owner: str, request: GenerationRequest, pictures: list[Picture], made: list[GenerationRequest], plan: Plan
-    ) -> list[Picture]:
+    def _added(self, expansion: Expansion, made: Sequence[Made], plan: Plan, shelf: Shelf) -> list[Picture]:
         """What an extension makes of all pictures of an order that it turned into several: a grid."""
-        images = [picture.image for picture in pictures]
-        extra = self.engine.extensions.pictures_of(owner, request, images, made, self.note)
-        facts = self._facts({}, plan)
-        whole = replace(made[0], extensions=request.extensions)  # a grid says what it is a grid of
-        return [self._kept(image, whole, facts, index=0, seed=whole.seed) for image in extra]
+        extra = self.engine.extensions.pictures_of(expansion, made, self.note)
+        order = expansion.request  # a grid says what it is a grid of
+        order = replace(order, checkpoint=order.checkpoint or made[0].request.checkpoint)
+        facts, first = self._facts({}, plan), shelf.taken
+        shelf.taken += len(extra)
+        return [
+            self._kept(image, order, facts, shelf, index=0, place=place, seed=order.seed)
+            for place, image in enumerate(extra, start=first)
+        ]
 
     def _facts(self, hashes: dict[str, str], plan: Plan) -> dict[str, str]:
         return {

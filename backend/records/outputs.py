@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -18,6 +20,7 @@ from PIL import Image
 from backend.records.containers import encode
 from backend.records.files import sweep_temps, write_atomically
 from backend.records.infotext import parameters_text
+from backend.records.made import MadePictures
 from backend.records.metadata import document
 from backend.records.registry import Registry, core_registry
 from backend.request import GenerationRequest, ImageFormat
@@ -25,6 +28,8 @@ from backend.request import GenerationRequest, ImageFormat
 _SUFFIXES: Mapping[ImageFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _NUMBERED = re.compile(r"(\d{5,})-")
 _JOB_LETTERS = 8
+_UNKEPT = ".unkept"  # pictures that only serve others: gone when those are saved ...
+_UNKEPT_SECONDS = 30 * 86_400.0  # ... or when nobody came back for them
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,39 @@ class Outputs:
         )
         return SavedPicture(path, parameters, notes)
 
+    def made(self, job: str | None) -> MadePictures:
+        """The pictures that are there: those of a job, or with None all."""
+        return MadePictures(self._folder, None if job is None else _job_letters(job))
+
+    def unkept(self, order: str) -> Outputs:
+        """A place for pictures that are not to stay; ``order`` names it, so that an order that is cut off goes on."""
+        folder = self._folder / _UNKEPT / hashlib.sha256(order.encode()).hexdigest()[:16]
+        return Outputs(folder, quality=self._quality, registry=self._registry, today=self._today)
+
+    def remove(self) -> None:
+        """Remove the folder of an ``unkept``."""
+        if self._folder.parent.name == _UNKEPT:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def sweep(self) -> int:
-        """Remove the temp files of writers that were killed; returns how many there were."""
+        """Remove the temp files of writers that were killed, and what was to serve orders that never came back.
+
+        Returns how many files of writers there were.
+        """
+        old = time.time() - _UNKEPT_SECONDS
+        unkept = self._folder / _UNKEPT
+        for folder in unkept.iterdir() if unkept.is_dir() else ():
+            if folder.stat().st_mtime < old:
+                shutil.rmtree(folder, ignore_errors=True)
         return sweep_temps(self._folder)
 
 
 def _job_part(job: str, record: str) -> str:
-    letters = re.sub("[^0-9A-Za-z]", "", job)
-    return (letters or hashlib.sha256(record.encode()).hexdigest())[:_JOB_LETTERS]
+    return _job_letters(job) or hashlib.sha256(record.encode()).hexdigest()[:_JOB_LETTERS]
+
+
+def _job_letters(job: str) -> str:
+    return re.sub("[^0-9A-Za-z]", "", job)[:_JOB_LETTERS]
 
 
 def _name_for(folder: Path, tail: str) -> str:

@@ -40,9 +40,13 @@ def check_panels(request: GenerationRequest, family: str, registry: Registry) ->
                 field="extensions",
             )
         if stored.get("version", panel["version"]) == panel["version"]:
-            values = stored.get("values", {})
-            _check(panel["label"], panel["schema"], values)
-            _check_registered(panel, values, registry)
+            check_values(panel, stored.get("values", {}), registry)
+
+
+def check_values(panel: Mapping[str, Any], values: Mapping[str, Any], registry: Registry) -> None:
+    """Refuse values that the panel, a row of the document, does not take. Raises ``BadRequest``."""
+    _check(panel["label"], panel["schema"], values)
+    _check_registered(panel, values, registry)
 
 
 def _check(owner: str, schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:

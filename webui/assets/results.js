@@ -107,7 +107,8 @@
     const p = job.progress;
     const total = p ? p.steps * Math.max(1, p.batches) : 0;
     const done = p ? p.batch * p.steps + p.step : 0;
-    const share = total ? Math.min(1, done / total) : 0;
+    const told = p && p.share !== null && p.share !== undefined;
+    const share = told ? p.share : total ? Math.min(1, done / total) : 0;
     panel.bar.classList.toggle("unknown", !p);
     panel.bar.firstElementChild.style.width = `${(share * 100).toFixed(1)}%`;
     panel.bar.setAttribute("aria-valuenow", Math.round(share * 100));
