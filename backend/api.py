@@ -50,6 +50,8 @@ from backend.diffusion.samplers.spec import (
 from backend.diffusion.schedules import ScheduleSpec
 from backend.errors import BadRequest, UserError, unknown_name
 from backend.extending import (
+    ActionResult,
+    ActionSpec,
     AdapterChoice,
     Expanded,
     JobView,
@@ -70,6 +72,8 @@ __all__ = [
     "API_VERSION",
     "PROMPTS",
     "QKV",
+    "ActionResult",
+    "ActionSpec",
     "AdapterChoice",
     "AddBranch",
     "AfterGuidance",

@@ -78,6 +78,12 @@ class WorkerCrashed(UserError):
     code = "worker_crashed"
 
 
+class EngineAway(UserError):
+    """The engine process does not run at the moment; it is started again by itself."""
+
+    code = "engine_away"
+
+
 class DiskFull(UserError):
     """A file could not be written."""
 

@@ -127,8 +127,35 @@ class ExtensionsFare:
     type: Literal["extensions"] = "extensions"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ActionDone:
+    """An action of a panel has ended well: what it gave, checked."""
+
+    action: str  # the id that it was ordered by
+    text: str = ""
+    picture: str | None = None  # sha256 of a stored input
+    values: dict[str, Any] = Field(default_factory=dict)  # of the panel
+    fields: dict[str, Any] = Field(default_factory=dict)  # of the request
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    type: Literal["action_done"] = "action_done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionFailed:
+    """An action of a panel gave nothing, and why."""
+
+    action: str
+    code: str
+    what: str
+    todo: str = ""
+    field: str | None = None
+    type: Literal["action_failed"] = "action_failed"
+
+
 JobEvent = Planned | Step | ImageSaved | Note | Done | Failed
-Event = Annotated[JobEvent | Ready | Residents | HookRuns | ExtensionsFare, Field(discriminator="type")]
+ActionEvent = ActionDone | ActionFailed
+Event = Annotated[JobEvent | Ready | Residents | HookRuns | ExtensionsFare | ActionEvent, Field(discriminator="type")]
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,57 @@ from backend.request import GenerationRequest
 Tab = Literal["txt2img", "img2img", "inpaint"]
 Family = Literal["sdxl", "sdxl_refiner", "sd3", "sd2", "sd1"]
 TABS: tuple[Tab, ...] = ("txt2img", "img2img", "inpaint")
+LONGEST_ACTION = 300.0  # seconds that an action may ask for
+
+
+@dataclass(frozen=True)
+class ActionResult:
+    """What an action gives back; nothing of it changes a job before the user presses Generate.
+
+    Args:
+        picture: shown beside the button, and kept as a stored input.
+        text: shown beside the button.
+        values: fields of the action's own panel, and what they are to become.
+        fields: fields of the request (``prompt``) and what they are to become: shown first, editable, and put into the
+            page only when the user says so. Not ``extensions``, ``init_image`` or ``mask``.
+    """
+
+    picture: Image.Image | None = None
+    text: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """A button of a panel: something that runs in the engine process without making a job.
+
+    Args:
+        name: unique in its panel; small letters, digits, ``_``.
+        label: on the button.
+        run: called with the job as the page would send it, in a thread of its own, beside a running job: it may not
+            touch torch's global state. One action runs at a time. An exception is told to the user with the extension's
+            name, a ``UserError`` as it is.
+        help: one sentence on the button.
+        seconds: until it counts as hanging, up to 300; its answer is not waited for any longer.
+    """
+
+    name: str
+    label: str
+    run: Callable[[JobView], ActionResult]
+    help: str = ""
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse a name that could not stand in an address, and a patience without end."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", self.name):
+            raise ValueError(f"{self.name!r} is no name for an action: small letters, digits and _")
+        if not 0 < self.seconds <= LONGEST_ACTION:
+            raise ValueError(f"the action {self.name} may take {self.seconds} s; at most {LONGEST_ACTION:g}")
+
+    def to_json(self) -> dict[str, Any]:
+        """For the registry document."""
+        return {"name": self.name, "label": self.label, "help": self.help, "seconds": self.seconds}
 
 
 @dataclass(frozen=True)
@@ -38,6 +90,7 @@ class PanelSpec:
         always: the panel has no switch: its hooks are called for every job, with its defaults where a request does not
             name it (words that are filled in). Such a panel works with every family.
         follows: another panel's name: this one is offered in the page once that one is used (a second unit).
+        actions: buttons below the controls.
     """
 
     name: str
@@ -48,9 +101,17 @@ class PanelSpec:
     help: str = ""
     always: bool = False
     follows: str = ""
+    actions: tuple[ActionSpec, ...] = ()
+
+    def action(self, name: str) -> ActionSpec | None:
+        """Its action of this name."""
+        return next((action for action in self.actions if action.name == name), None)
 
     def __post_init__(self) -> None:
-        """An ``always`` panel could refuse jobs that never asked for it."""
+        """Refuse two actions of one name; and an ``always`` panel that could refuse jobs that never asked for it."""
+        names = [action.name for action in self.actions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the panel {self.name} has two actions of one name: {', '.join(names)}")
         if self.always and (self.families or set(self.tabs) != set(TABS)):
             raise ValueError(f"{self.name} is always there: it must work in every tab and with every family")
 
@@ -67,6 +128,7 @@ class PanelSpec:
             "follows": self.follows,
             "version": self.parameters.version,
             "schema": self.parameters.model_json_schema(),
+            "actions": [action.to_json() for action in self.actions],
         }
 
 

@@ -59,7 +59,8 @@ def register_panels() -> Sequence[PanelSpec]:
 
     A panel's values stand in a request as ``extensions: {panel: {"version": n, "values": {...}}}``, in the metadata
     of its pictures, in REST's schema and behind ``easel generate --set panel.field=value``. Job hooks are called only
-    for jobs whose request names a panel of theirs; a panel that is not sent is off.
+    for jobs whose request names a panel of theirs; a panel that is not sent is off. A panel's ``actions`` are buttons
+    that run in the engine process, beside a job and without making one.
     """
     raise NotImplementedError
 

@@ -12,7 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -83,7 +83,7 @@ class Extension:
             "detail": self.detail,
             "hooks": list(self.hooks),
             "import_seconds": round(self.import_seconds, 3),
-            "hook_seconds": {hook: round(spent, 4) for hook, spent in self.seconds.items()},
+            "hook_seconds": {hook: round(spent, 4) for hook, spent in dict(self.seconds).items()},
             "hook_calls": dict(self.calls),
         }
 
@@ -293,19 +293,17 @@ class Plugins:
             ExtensionFailed: naming the extension, the hook and the cause; a ``UserError`` of the hook's own (a bad
                 request, a cancel) comes through as it is.
         """
-        try:
+        with _named(owner, hook):
             return self._timed(hook, owner, arguments)
-        except UserError:
-            raise
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            log.error("hook %s of extension %s failed\n%s", hook, owner, traceback.format_exc())
-            raise ExtensionFailed(
-                f"The extension {owner} failed in {hook}: {type(error).__name__}: {str(error)[:200]}.",
-                "Switch it off for this picture, or look for a newer version; the log has the details.",
-                field="extensions",
-            ) from error
+
+    def call_beside(self, owner: str, what: str, function: Callable[[], Any]) -> Any:
+        """Call what an extension gave us, from another thread than its hooks: guarded, and not among their times.
+
+        Raises:
+            ExtensionFailed: as ``call``.
+        """
+        with _named(owner, what), self._guard(owner, what):
+            return function()
 
     def observe(self, hook: str, only: str | None = None, **arguments: Any) -> None:
         """Tell every observer, or ``only`` one; one that fails is warned of, and after three failures left out."""
@@ -353,6 +351,22 @@ class Plugins:
             self.running = outer
             extension.seconds[hook] = extension.seconds.get(hook, 0.0) + time.perf_counter() - started
             extension.calls[hook] = extension.calls.get(hook, 0) + 1
+
+
+@contextmanager
+def _named(owner: str, hook: str) -> Iterator[None]:
+    """Whatever a hook raises, ``sys.exit`` too, as an error that names its extension."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        log.error("%s of extension %s failed\n%s", hook, owner, traceback.format_exc())
+        raise ExtensionFailed(
+            f"The extension {owner} failed in {hook}: {type(error).__name__}: {str(error)[:200]}.",
+            "Switch it off for this picture, or look for a newer version; the log has the details.",
+            field="extensions",
+        ) from error
 
 
 def _read_diary(path: Path) -> str:

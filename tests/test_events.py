@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from backend.events import (
+    ActionDone,
+    ActionFailed,
     Done,
     Failed,
     ImageSaved,
@@ -28,6 +30,8 @@ EVENTS = [
     Failed(job="a", code="nan_detected", what="NaN.", todo="", field=None),
     Ready(registry={"schema": 1, "samplers": []}, device="CPU", dtype="float32"),
     Residents(parts=("demo-xl: VAE",), bytes=7),
+    ActionDone(action="a", text="x", picture="0" * 64, values={"level": 1}, fields={"prompt": "狐"}, notes=("n",)),
+    ActionFailed(action="a", code="extension_failed", what="It failed."),
 ]
 
 

@@ -18,6 +18,8 @@ STATUS = {
     "model_corrupt": 422,
     "model_unsafe": 422,
     "out_of_memory": 422,
+    "extension_failed": 422,
+    "engine_away": 503,
     "disk_full": 507,
     "internal": 500,
 }

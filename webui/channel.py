@@ -89,6 +89,10 @@ class EngineProcess:
         """Ask for the end of a job within its present step."""
         self._order({"type": "cancel", "job": job_id})
 
+    def send_action(self, action: str, panel: str, name: str, request: Mapping[str, Any]) -> None:
+        """Order an action of a panel, which runs beside a job; returns at once."""
+        self._order({"type": "action", "id": action, "panel": panel, "name": name, "request": request})
+
     def close(self) -> None:
         """Close its stdin: the engine finishes what it does and ends."""
         self._orders.put(None)

@@ -10,13 +10,17 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from backend.errors import UserError, WorkerCrashed
+from backend.errors import EngineAway, UserError, WorkerCrashed
 from backend.events import (
+    ActionDone,
+    ActionFailed,
     Done,
     Event,
     ExtensionsFare,
@@ -32,6 +36,7 @@ from backend.events import (
 from backend.plugins import ExtensionFailed
 from backend.records.jobs import Job, JobStore
 from backend.request import request_to_json
+from webui.acting import Acting
 from webui.channel import EngineExit, EngineProcess
 from webui.live import Live
 
@@ -95,6 +100,7 @@ class Dispatcher:
         self._mail: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._process: EngineProcess | None = None
+        self._acting = Acting(clock)
         self._started = 0.0
         self._ready = False
         self._hung = ""  # why the process was killed, until its exit comes
@@ -129,6 +135,16 @@ class Dispatcher:
     def cancel(self, job_id: str) -> None:
         """Pass a cancel on to the engine, if this job is the one at hand."""
         self._mail.put(partial(self._cancel, job_id))
+
+    def act(self, panel: str, name: str, request: Mapping[str, Any], seconds: float) -> Future[ActionDone]:
+        """Have the engine run an action of a panel beside its job; the future raises ``UserError``.
+
+        Args:
+            seconds: that the action may take.
+        """
+        answer: Future[ActionDone] = Future()
+        self._mail.put(partial(self._act, panel, name, request, seconds, answer))
+        return answer
 
     def _run(self) -> None:
         while not self._stopping:
@@ -171,6 +187,7 @@ class Dispatcher:
             return
         self._process = None
         self._ready = False
+        self._acting.fail_all(f"It ended ({self._hung or end.words}).")
         if self._closed_at is not None:
             self._closed_at = None
             self._hung = ""
@@ -205,6 +222,7 @@ class Dispatcher:
     def _stop(self) -> None:
         self._stopping = True
         process, self._process = self._process, None
+        self._acting.fail_all("Easel ends.")
         if process is not None:
             if self._running is not None:
                 process.cancel(self._running.job.id)
@@ -213,6 +231,20 @@ class Dispatcher:
                 process.kill()
         # Not the engine's fault: the job may be tried as often as before.
         self._store.requeue_running(max_attempts=2**31)
+
+    # -- actions
+
+    def _act(
+        self, panel: str, name: str, request: Mapping[str, Any], seconds: float, answer: Future[ActionDone]
+    ) -> None:
+        action = uuid.uuid4().hex
+        try:
+            if self._process is None or not self._ready or self._closed_at is not None:
+                raise EngineAway("The engine is not up at the moment.", "Try again in a moment.")
+            self._acting.add(action, answer, seconds)
+            self._process.send_action(action, panel, name, request)
+        except UserError as error:
+            answer.set_exception(error)
 
     # -- jobs
 
@@ -240,7 +272,8 @@ class Dispatcher:
     def _event(self, process: EngineProcess, event: Event) -> None:
         if process is not self._process:
             return
-        if self._running is not None and not isinstance(event, HookRuns):  # which tells of what gives no sign
+        tells_of_job = not isinstance(event, HookRuns | ActionDone | ActionFailed)
+        if self._running is not None and tells_of_job:
             self._running.heard = self._clock()
         match event:
             case Ready():
@@ -254,6 +287,8 @@ class Dispatcher:
             case HookRuns():
                 if self._running is not None:
                     self._running.hook = (event.owner, event.hook) if event.owner else None
+            case ActionDone() | ActionFailed():
+                self._acting.ended(event)
             case _ if self._running is None or event.job != self._running.job.id:
                 log.warning("the engine spoke of job %s, which it was not given", event.job[:40])
             case _:
@@ -314,11 +349,16 @@ class Dispatcher:
     def _seconds_to_deadline(self) -> float | None:
         now = self._clock()
         waiting_for_store = self._feed_at if self._feed_at > now else None
-        times = [t for t in (self._start_at, self._hangs_at(), waiting_for_store) if t is not None]
+        times = [
+            t
+            for t in (self._start_at, self._hangs_at(), waiting_for_store, self._acting.next_deadline)
+            if t is not None
+        ]
         return max(0.0, min(times) - now) if times else None
 
     def _look_at_clock(self) -> None:
         now = self._clock()
+        self._acting.fail_late()
         if self._start_at is not None and now >= self._start_at:
             self._start_engine()
         hangs_at = self._hangs_at()

@@ -43,16 +43,24 @@ class InputKeeper:
         with self.lock:
             before = {file.sha256 for file in input_files(self._settings.inputs_dir)}
             stored = self._inputs.store(data)
-        if stored.sha256 not in before and self._is_full():
-            self.prune()
-            if self._is_full():
+        if stored.sha256 not in before:
+            try:
+                self.check_room()
+            except DiskFull:
                 with self.lock:
                     (self._settings.inputs_dir / f"{stored.sha256}.png").unlink(missing_ok=True)
+                raise
+        return stored
+
+    def check_room(self) -> None:
+        """Raise ``DiskFull`` if the quota is used up by pictures that are needed or new."""
+        if self._is_full():
+            self.prune()
+            if self._is_full():
                 raise DiskFull(
                     f"inputs/ has its {self._settings.inputs_gb:g} GiB, and every picture in it is in use or new.",
                     "Allow more with --inputs-gb, or clear the history.",
                 )
-        return stored
 
     def prune(self) -> int:
         """Remove what nothing names and is too old or too much; returns how many."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -69,8 +69,13 @@ def submit(studio: Studio, tab: str, values: dict[str, Any]) -> None:
         raise BadRequest(f"{tab} needs a picture to start from.", "Drop one on the picture box, or send a result here.")
     elif tab == "inpaint" and "mask" not in fields:
         raise BadRequest("Nothing is painted yet.", "Paint over what should be made anew.", field="mask")
+    studio.submit(parse_request(for_checkpoint(studio, fields)), key=key)
+
+
+def for_checkpoint(studio: Studio, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's fields without those that the chosen checkpoint does not read; raises ``NotFound``."""
     info = studio.catalog.checkpoint(fields.get("checkpoint", ""))
-    studio.submit(parse_request(for_family(fields, info.family, extra_inputs(info.denoiser))), key=key)
+    return for_family(fields, info.family, extra_inputs(info.denoiser))
 
 
 def _wire_tab(tab: GenerationTab, studio: Studio, bar: QuickBar, hidden: dict[str, Control]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import BadRequest, NotFound
+from backend.formats.configs import CheckpointInfo
 from backend.records.catalog import Catalog
 from backend.records.files import sweep_temps
 from backend.records.folders import recover_folders
@@ -23,8 +24,9 @@ from backend.records.images import Inputs, StoredInput
 from backend.records.jobs import Job, JobImage, JobStore
 from backend.records.metadata import PictureInfo, read_picture
 from backend.records.outputs import Outputs
+from backend.records.panels import action_seconds
 from backend.records.registry import is_registry, load_registry, save_registry
-from backend.records.resolve import resolve
+from backend.records.resolve import Resolved, resolve
 from backend.records.tags import check_tags
 from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
@@ -194,6 +196,30 @@ class Studio:
         row = next(row for row in self.extensions_json() if row["name"] == name)
         return {"extension": row, "told": f"{name} is {'on' if on else 'off'}. The engine is started anew {when}."}
 
+    def act(self, panel: str, name: str, request: GenerationRequest) -> dict[str, Any]:
+        """Run an action of a panel in the engine, beside the job at hand, and wait for what it gives.
+
+        Args:
+            request: as the page would send it; it is checked and filled in as for a job.
+        Raises:
+            NotFound: no such panel or action.
+            UserError: the request cannot be used, the engine is away, or the action failed.
+        """
+        seconds = action_seconds(self._registry, panel, name)
+        if panel not in request.extensions:
+            request = dataclasses.replace(request, extensions={**request.extensions, panel: {}})
+        self._keeper.check_room()  # it may give a picture
+        with self._keeper.lock:
+            resolved, _ = self._resolved(request)
+        done = self._dispatcher.act(panel, name, request_to_json(resolved.request), seconds).result()
+        picture = None
+        if done.picture is not None:
+            width, height = self.inputs.size(done.picture)
+            url = f"/api/v1/inputs/{done.picture}"
+            picture = {"sha256": done.picture, "width": width, "height": height, "url": url}
+        told = {"text": done.text, "values": done.values, "fields": done.fields, "seconds": done.seconds}
+        return {**told, "picture": picture, "notes": [*resolved.notes, *done.notes]}
+
     def models_json(self) -> tuple[int, dict[str, Any]]:
         """Every model file as page and REST see it, and the catalog's number that it is of."""
         version = self.catalog.version  # read first, as in ``snapshot``
@@ -214,6 +240,12 @@ class Studio:
         return embedding_words(self.catalog.folder("embeddings", look=False))
 
     def _accept(self, request: GenerationRequest, key: str | None) -> Job:
+        resolved, info = self._resolved(request)
+        check_tags(resolved.request, info, self._registry, self.catalog.adapter)
+        return self.store.submit(resolved.request, key, notes=resolved.notes)
+
+    def _resolved(self, request: GenerationRequest) -> tuple[Resolved, CheckpointInfo]:
+        """The request with everything filled in that can be known here, and checked; and its checkpoint."""
         info, vae = self.catalog.asked_by(request)
         init_size = self.inputs.size(request.init_image) if request.init_image else None
         if request.mask:
@@ -228,8 +260,7 @@ class Studio:
             init_size=init_size,
             rng=random.SystemRandom(),
         )
-        check_tags(resolved.request, info, self._registry, self.catalog.adapter)
-        return self.store.submit(resolved.request, key, notes=resolved.notes)
+        return resolved, info
 
     def _sweep(self) -> None:
         count = self.outputs.sweep() + sweep_temps(self.settings.inputs_dir)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from PIL import Image
 
 from backend import hookspecs
@@ -21,6 +19,7 @@ from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.engine.expansion import Expansion, Images, Made
+from backend.engine.torch_guard import TorchGuard
 from backend.errors import BadRequest, unknown_name
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
 from backend.manifest import bundled_folder
@@ -56,11 +55,13 @@ class Extensions:
 
     Args:
         plugins: loaded; their registries are asked here, once.
+        guard: that stands around their calls.
         data_dir: in which each extension has a folder for what it keeps.
     """
 
-    def __init__(self, plugins: Plugins, data_dir: Path = Path()) -> None:
+    def __init__(self, plugins: Plugins, guard: TorchGuard, data_dir: Path = Path()) -> None:
         self.plugins = plugins
+        self.guard = guard
         self._data_dir = data_dir
         self._owners: dict[tuple[str, str], str] = {}
         self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
@@ -76,11 +77,12 @@ class Extensions:
     @classmethod
     def load(cls, settings: Settings) -> Extensions:
         """Find, check and import those that may run; with ``no_extensions`` none."""
-        plugins = Plugins(hookspecs, "engine", torch_guard)
+        guard = TorchGuard()
+        plugins = Plugins(hookspecs, "engine", guard)
         if not settings.no_extensions:
             approvals = Approvals(settings.approvals)
             plugins.load(bundled_folder(), settings.extension_folders, approvals, settings.data_dir / ".importing")
-        return cls(plugins, settings.data_dir)
+        return cls(plugins, guard, settings.data_dir)
 
     def document(self) -> dict[str, Any]:
         """The registry document's part: samplers, schedules, panels, and how each extension fares."""
@@ -118,7 +120,7 @@ class Extensions:
         self, owner: str, request: GenerationRequest, on_note: OnNote, between: Between | None = None
     ) -> JobView | None:
         """The job as the extension ``owner`` sees it; None if the request names no panel of it."""
-        own = {name: value for name, value in self.values(request).items() if self._panel_owner(name) == owner}
+        own = {name: value for name, value in self.values(request).items() if self.panel_owner(name) == owner}
         return self._view(owner, request, own, on_note, between) if own else None
 
     def _view(
@@ -212,7 +214,7 @@ class Extensions:
         for owner in self.plugins.implementers("picture_finished"):
             if view := self.view(owner, request, on_note, between):
                 changed = self.plugins.call("picture_finished", owner, job=view, image=image, index=index, run=run)
-                image = _picture(owner, "picture_finished", changed) if changed is not None else image
+                image = picture_of(owner, "picture_finished", changed) if changed is not None else image
         return image
 
     def pictures_of(self, expansion: Expansion, made: Sequence[Made], on_note: OnNote) -> list[Image.Image]:
@@ -231,7 +233,7 @@ class Extensions:
             requests=[each.request for each in own],
             sources=sources,
         )
-        return [_picture(owner, "job_pictures", image) for image in added or ()]
+        return [picture_of(owner, "job_pictures", image) for image in added or ()]
 
     def started(self) -> None:
         """Tell the observers that the engine is up; each has a folder of its own for what it keeps."""
@@ -283,7 +285,8 @@ class Extensions:
     def _owner(self, hook: str, name: str) -> str:
         return self._owners.get((hook, name), "")
 
-    def _panel_owner(self, name: str) -> str:
+    def panel_owner(self, name: str) -> str:
+        """The extension that a panel belongs to."""
         return self._owner("register_panels", name) or self._owner("register_samplers", name)
 
     def _forget(self, owner: str) -> None:
@@ -315,7 +318,8 @@ def _choices(owner: str, hook: str, given: Sequence[object]) -> list[AdapterChoi
     return [choice for choice in given if isinstance(choice, AdapterChoice)]
 
 
-def _picture(owner: str, hook: str, image: object) -> Image.Image:
+def picture_of(owner: str, hook: str, image: object) -> Image.Image:
+    """A picture that an extension gave, as RGB; raises ``ExtensionFailed`` for what is none."""
     if not isinstance(image, Image.Image):
         raise ExtensionFailed(f"The extension {owner} returned a {type(image).__name__} from {hook}, no picture.")
     return image.convert("RGB")
@@ -323,50 +327,3 @@ def _picture(owner: str, hook: str, image: object) -> Image.Image:
 
 def _ignore(_text: str) -> None:
     """A note of a hook that has nobody to tell it to."""
-
-
-@contextmanager
-def torch_guard(owner: str, hook: str) -> Iterator[None]:
-    """Put torch's global state back after a hook; a change of it is the extension's fault.
-
-    Raises:
-        ExtensionFailed: naming what was changed.
-    """
-    before = _torch_state()
-    changed: list[str] = []
-    try:
-        yield
-    finally:
-        after = _torch_state()
-        changed = [name for name, value in before.items() if not _same(value, after[name])]
-        if changed:
-            _restore(before)
-    if changed:
-        raise ExtensionFailed(
-            f"The extension {owner} changed torch's {' and '.join(changed)} in {hook}; that was put back.",
-            "It must leave global state as it was.",
-            field="extensions",
-        )
-
-
-def _torch_state() -> dict[str, Any]:
-    return {
-        "grad mode": torch.is_grad_enabled(),
-        "number of threads": torch.get_num_threads(),
-        "default dtype": torch.get_default_dtype(),
-        "random state": torch.random.get_rng_state(),
-        "deterministic mode": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def _same(one: Any, other: Any) -> bool:
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-
-def _restore(state: Mapping[str, Any]) -> None:
-    torch.set_grad_enabled(state["grad mode"])
-    if torch.get_num_threads() != state["number of threads"]:
-        torch.set_num_threads(state["number of threads"])
-    torch.set_default_dtype(state["default dtype"])
-    torch.random.set_rng_state(state["random state"])
-    torch.use_deterministic_algorithms(state["deterministic mode"])

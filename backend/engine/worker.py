@@ -26,13 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Reads orders in a thread of its own, so that a cancel arrives while a job runs; jobs run one at a time."""
+    """Reads orders in a thread of its own, so that a cancel arrives while a job runs; jobs run one at a time.
+
+    Actions of panels run beside them, in threads of their own.
+    """
 
     def __init__(self, orders: BinaryIO, events: BinaryIO) -> None:
         self._orders = orders
         self._events = events
         self._write_lock = threading.Lock()
         self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._actions: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._cancels: dict[str, threading.Event] = {}
 
     def send(self, event: Event) -> None:
@@ -46,15 +50,18 @@ class Worker:
         """Serve until stdin closes."""
         threading.Thread(target=self._read_orders, name="orders", daemon=True).start()
         # torch and transformers take seconds to import: orders and cancels are read meanwhile.
+        from backend.engine.actions import ActionThread
         from backend.engine.engine import Engine
         from backend.engine.hook_watch import HookWatch
 
         engine = Engine(load_settings(), on_residents=self.send)
         plugins = engine.extensions.plugins
         HookWatch(plugins, self.send).start()
+        ActionThread(engine.extensions, engine.inputs, self.send).serve(self._actions)
         self.send(Ready(registry=engine.registry, device=engine.policy.words, dtype=engine.dtype))
         while (order := self._jobs.get()) is not None:
-            self._run_job(engine, order)
+            with engine.extensions.guard.occupied():
+                self._run_job(engine, order)
             if plugins.extensions:
                 self.send(ExtensionsFare(extensions=tuple(each.to_json() for each in plugins.extensions.values())))
         engine.close()
@@ -73,6 +80,8 @@ class Worker:
             self._jobs.put({"id": order["id"], "request": order["request"]})
         elif order["type"] == "cancel" and (cancel := self._cancels.get(order["job"])):
             cancel.set()
+        elif order["type"] == "action":
+            self._actions.put({key: order[key] for key in ("id", "panel", "name", "request")})
 
     def _run_job(self, engine: Engine, order: dict[str, Any]) -> None:
         job = str(order["id"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from backend.errors import BadRequest, ModelUnsupported, unknown_name
+from backend.errors import BadRequest, ModelUnsupported, NotFound, unknown_name
 from backend.records.registry import Registry
 from backend.request import GenerationRequest
 
@@ -47,6 +47,17 @@ def check_values(panel: Mapping[str, Any], values: Mapping[str, Any], registry: 
     """Refuse values that the panel, a row of the document, does not take. Raises ``BadRequest``."""
     _check(panel["label"], panel["schema"], values)
     _check_registered(panel, values, registry)
+
+
+def action_seconds(registry: Registry, panel: str, name: str) -> float:
+    """How long an action of a panel may take; raises ``NotFound`` if there is none of this name."""
+    panels = panels_of(registry)
+    if panel not in panels:
+        raise NotFound(unknown_name("Panel", panel, panels), "Install or switch on its extension.")
+    actions = {action["name"]: action for action in panels[panel].get("actions", ())}
+    if name not in actions:
+        raise NotFound(unknown_name(f"{panels[panel]['label']}: action", name, actions))
+    return float(actions[name]["seconds"])
 
 
 def _check(owner: str, schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:

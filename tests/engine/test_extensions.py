@@ -12,7 +12,7 @@ import torch
 
 from backend.diffusion.patching import PatchRefused
 from backend.engine.engine import Engine
-from backend.engine.extensions import torch_guard
+from backend.engine.torch_guard import TorchGuard
 from backend.errors import BadRequest, ModelUnsupported
 from backend.importing import LOOSE_PACKAGE
 from backend.plugins import Approvals, ExtensionFailed
@@ -212,7 +212,7 @@ def test_torchs_global_state_is_put_back_and_the_extension_named(change, word) -
     torch.manual_seed(2)
     before = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
     expected = pytest.raises(ExtensionFailed, match=f"alpha changed torch's {word} in patch_job")
-    with expected, torch_guard("alpha", "patch_job"):
+    with expected, TorchGuard()("alpha", "patch_job"):
         change()
     after = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
     assert torch.equal(before[0], after[0])

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,9 @@ def jobs_of(here: Running) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, **more: Any) -> Iterator[Running]:
+def running(
+    folder: Path, *, command: Sequence[str] = FAKE_ENGINE, patience: Patience = QUICK, **more: Any
+) -> Iterator[Running]:
     """Start everything but the launcher; stop it all at the end."""
     if "gradio" not in sys.modules:
         prepare_gradio(folder / ".uploads")
@@ -88,7 +90,7 @@ def running(folder: Path, **more: Any) -> Iterator[Running]:
     from webui.app import build_routes, guarded
 
     os.environ["PYTHONPATH"] = str(ROOT)  # for the child
-    studio = Studio(settings_for(folder, **more), command=FAKE_ENGINE, patience=QUICK)
+    studio = Studio(settings_for(folder, **more), command=command, patience=patience)
     with gradio.Blocks(analytics_enabled=False) as page:
         name = gradio.Textbox(label="Name")
         greeting = gradio.Textbox(label="Greeting")

@@ -228,6 +228,23 @@ def test_presets_are_requests(here):
     assert job["request"]["steps"] == 4
 
 
+def test_what_the_form_holds_becomes_the_fields_of_a_request(here):
+    values = {
+        "prompt": "a fox",
+        "steps": 20.0,
+        "clip_skip": "2",
+        "shift": 3.0,
+        "checkpoint": "xl",
+        "mask": "",
+        "seed": -1,
+    }
+    told = here.client.post("/api/v1/form", json={"values": values}).json()
+    # an SDXL checkpoint reads no shift, and an emptied box is not sent
+    assert told["fields"] == {"prompt": "a fox", "steps": 20, "clip_skip": 2, "checkpoint": "xl", "seed": -1}
+    check_error(here.client.post("/api/v1/form", json={"values": {"stepz": 1}}), field="stepz")
+    check_error(here.client.post("/api/v1/form", json={"values": 1}), field="values")
+
+
 def test_tokens_are_counted_as_the_checkpoint_counts(here):
     answer = here.client.post("/api/v1/tokens", json={"checkpoint": "xl", "prompt": "a red fox"})
     assert answer.json() == {"used": 3, "capacity": 75}

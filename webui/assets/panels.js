@@ -68,13 +68,13 @@
 
   // -- what is drawn
 
-  function body(panel, tab) {
+  function body(panel, tab, turnOn = () => {}) {
     const own = settings(tab, panel);
     const properties = panel.schema.properties || {};
     const take = (field, value) => {
       own.values[field] = value;
       for (const [other, { options_of: named }] of fieldsOf(panel)) if (named === field) own.values[other] = {};
-      rows.forEach(([schema, row]) => schema.options_of === field && row.show());
+      rows.forEach(([, schema, row]) => schema.options_of === field && row.show());
       keep();
     };
     const row = (field, schema) => {
@@ -82,19 +82,31 @@
       if (!named) return easel.panelField(schema, value(field), (taken) => take(field, taken));
       return easel.panelOptions(properties[named], () => value(named), () => value(field), (taken) => take(field, taken));
     };
-    const rows = fieldsOf(panel).map(([field, schema]) => [schema, row(field, schema)]);
+    const rows = fieldsOf(panel).map(([field, schema]) => [field, schema, row(field, schema)]);
     const reset = () => {
       own.values = {};
-      rows.forEach(([schema, row]) => row.show(schema.default));
+      rows.forEach(([, schema, row]) => row.show(schema.default));
       keep();
     };
     const button = rows.length ? easel.iconButton(`Reset ${panel.label}`, "undo", reset) : null;
-    return { rows: rows.map(([, row]) => row.element), button };
+    const actions = easel.panelActions(panel, tab, {
+      values: () => Object.fromEntries(rows.map(([field, schema]) => [field, valueOf(own, field, schema)])),
+      setValues: (values, use) => {
+        Object.assign(own.values, values);
+        rows.forEach(([field, schema, row]) => (field in values || schema.options_of in values) && row.show(valueOf(own, field, schema)));
+        if (use) turnOn();
+        keep();
+      },
+    });
+    return { rows: [...rows.map(([, , row]) => row.element), ...actions], button };
   }
 
   function accordion(panel, tab, changed) {
     const own = settings(tab, panel), id = `${tab}_panel_${panel.name}`, key = `${tab}.${panel.name}`;
-    const { rows, button } = body(panel, tab);
+    const { rows, button } = body(panel, tab, () => {
+      own.on = toggle.checked = true;
+      show();
+    });
     const inside = el("div", { class: "panel-body", id: `${id}_body` }, panel.help ? el("p", { class: "panel-help" }, panel.help) : null, ...rows, el("div", { class: "panel-foot" }, el("span", {}, `by ${panel.owner}`), button));
     const head = el("button", { type: "button", class: "panel-title", "aria-controls": inside.id, onclick: () => open(inside.hidden) }, panel.label);
     const toggle = el("input", { type: "checkbox", role: "switch", "aria-label": `Use ${panel.label}`, onchange: () => {

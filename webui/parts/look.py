@@ -21,6 +21,7 @@ SCRIPTS = (
     "form.js",
     "registry.js",
     "panel_fields.js",
+    "panel_actions.js",
     "panels.js",
     "words.js",  # before prompt_keys.js: while its list is open, Esc and the arrows are its own
     "prompt_keys.js",

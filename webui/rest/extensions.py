@@ -1,4 +1,4 @@
-"""The routes of extensions: the list, and on or off. Nothing is ever installed over HTTP."""
+"""The routes of extensions: the list, on or off, their panels' actions. Nothing is ever installed over HTTP."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from backend.errors import BadRequest
+from backend.request import parse_request
 from webui.rest.body import check_names, json_object
 from webui.studio import Studio
 
@@ -36,3 +37,13 @@ class ExtensionRoutes:
             return self._studio.switch_extension(request.path_params["name"], on=on)
 
         return JSONResponse(await run_in_threadpool(switch), 202)
+
+    async def act(self, request: Request) -> Response:
+        """Run an action of a panel: a request's fields, flat, as for a job; what the action gives comes back."""
+        body = await json_object(request)
+        panel, name = request.path_params["panel"], request.path_params["name"]
+
+        def run() -> dict[str, Any]:
+            return self._studio.act(panel, name, parse_request(body))
+
+        return JSONResponse(await run_in_threadpool(run), headers={"cache-control": "no-store"})

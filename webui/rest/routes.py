@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from backend.errors import BadRequest, Internal, NotFound, UserError
 from backend.formats.presets import PRESETS
-from backend.request import MAX_PROMPT, parse_request, request_schema
+from backend.request import FIELDS, MAX_PROMPT, parse_request, request_schema
 from webui.answers import status_of
 from webui.rest.body import check_names, json_object, text
 from webui.rest.extensions import ExtensionRoutes
@@ -27,7 +27,8 @@ from webui.thumbs import thumbnail
 log = logging.getLogger(__name__)
 
 ROUTES_HINT = (
-    "Known below /api/v1: state, jobs, images, inputs, models, extensions, presets, registry, schema, tokens, read."
+    "Known below /api/v1: state, jobs, images, inputs, models, extensions, form, presets, registry, schema, tokens, "
+    "read."
 )
 MAX_JOBS = 200  # in one list
 FOREVER = "private, max-age=31536000, immutable"  # an id never shows another picture
@@ -55,6 +56,8 @@ def add_rest(app: FastAPI, studio: Studio) -> None:
         ("GET", "/api/v1/models/{model_id}/preview", models.preview),
         ("GET", "/api/v1/extensions", extensions.list),
         ("POST", "/api/v1/extensions/{name}", extensions.switch),
+        ("POST", "/api/v1/extensions/{panel}/actions/{name}", extensions.act),
+        ("POST", "/api/v1/form", rest.form),
         ("GET", "/api/v1/presets", rest.presets),
         ("GET", "/api/v1/registry", rest.registry),
         ("GET", "/api/v1/schema", rest.schema),
@@ -150,6 +153,23 @@ class Rest:
         """A stored input, as PNG."""
         path = await run_in_threadpool(self._studio.inputs.path, request.path_params["sha256"])
         return FileResponse(path, media_type="image/png", headers={"cache-control": FOREVER})
+
+    async def form(self, request: Request) -> Response:
+        """What the page's components hold (``values``), as the fields that its Generate would send."""
+        body = await json_object(request)
+        check_names(body, ("values",))
+        values = body.get("values")
+        if not isinstance(values, dict):
+            raise BadRequest("values is not usable.", "Accepted: an object of fields.", field="values")
+        check_names(values, FIELDS)
+
+        def read() -> dict[str, Any]:
+            from webui.form import to_request  # gradio: not while the server starts
+            from webui.page import for_checkpoint
+
+            return for_checkpoint(self._studio, to_request(values))
+
+        return JSONResponse({"fields": await run_in_threadpool(read)})
 
     async def presets(self, _request: Request) -> Response:
         """Settings for few-step models: name, label, families, and the request's fields that each sets."""
