@@ -7,7 +7,8 @@ An extension's engine module imports this module and nothing else of Easel. Its 
 from __future__ import annotations
 
 from backend.control.preprocessing import HintKind, NoParameters, PreprocessorSpec
-from backend.diffusion.conditioning import Conditioning
+from backend.diffusion.boxes import box_region
+from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.patched import region_tokens, token_grid
 from backend.diffusion.patching import (
@@ -116,6 +117,7 @@ __all__ = [
     "Runner",
     "SamplerSpec",
     "ScheduleSpec",
+    "ScheduledConditioning",
     "Scope",
     "SkipBlock",
     "StartPicture",
@@ -126,6 +128,7 @@ __all__ = [
     "VaeEncode",
     "axis",
     "axis_names",
+    "box_region",
     "cells_of",
     "choice",
     "deterministic",

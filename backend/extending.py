@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from backend.control.preprocessing import PreprocessorSpec
-from backend.diffusion.conditioning import Conditioning
+from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.patching import Place
 from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
@@ -206,6 +206,7 @@ class ModelView:
         steps: of this run.
         device: where tensors that patches keep should lie.
         encode: a prompt as the family's conditioning, (1, T, D) and (1, P); ``negative`` as a negative prompt.
+        encode_steps: the same as it changes over the steps (``[fox:cat:5]``, ``[a|b]``); tags are taken out.
         start: the picture that the job starts from; None without one.
     """
 
@@ -215,6 +216,7 @@ class ModelView:
     steps: int
     device: torch.device
     encode: Callable[..., Conditioning]
+    encode_steps: Callable[..., ScheduledConditioning]
     start: StartPicture | None = None
 
     @property
@@ -232,7 +234,9 @@ class AdapterChoice:
 
     Args:
         file: its name, as the Models tab has it or as its trainer called it.
-        denoiser, text: multipliers for the denoiser and for all text encoders; 0: not there.
+        denoiser, text: multipliers for the denoiser and for all text encoders; 0: not there. Without one of their own
+            text encoders have the denoiser's, but with a window, region or branches none: they would act on all of
+            the prompt.
         field: the request's field that asked for it, for errors.
         start, end: shares of the steps: it is in the denoiser in step i of n when start <= i / n < end.
         region: (h, w), 0 to 1, at any size: how much of the denoiser with it makes which part of the picture. The
@@ -243,7 +247,7 @@ class AdapterChoice:
 
     file: str
     denoiser: float = 1.0
-    text: float = 1.0
+    text: float | None = None
     field: str = "prompt"
     start: float = 0.0
     end: float = 1.0

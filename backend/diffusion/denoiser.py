@@ -167,9 +167,9 @@ class GuidedDenoiser:
 
     def _conditioning(self, prompt: ScheduledConditioning, way: Way) -> Conditioning:
         """What the prompt gives the network in this step, as patches have it."""
-        conditioning = prompt.at(self.step)
+        conditioning, read = prompt.at(self.step), "negative" if way.is_negative else "positive"
         for patch in self._patches.of(ChangeConditioning, self.step, self.steps):
-            if patch.scope.covers(way.name):
+            if patch.scope.covers(way.name) and patch.prompts in ("any", read):
                 key = (id(conditioning), f"{way.name} {id(patch)}")
                 if key not in self._changed:
                     self._changed[key] = patch.change(conditioning, way.name)

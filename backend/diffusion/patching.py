@@ -276,9 +276,13 @@ class AfterGuidance(Patch):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChangeConditioning(Patch):
-    """Change what a prompt gives the network: ``change(conditioning, branch)``; called once for each of them."""
+    """Change what a prompt gives the network: ``change(conditioning, branch)``; called once for each of them.
+
+    ``prompts`` restricts it to branches that read the positive, or the negative, prompt, whoever added them.
+    """
 
     change: Callable[[Conditioning, str], Conditioning]
+    prompts: Literal["any", "positive", "negative"] = "any"
     in_network: ClassVar[bool] = False
 
 

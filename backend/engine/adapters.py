@@ -63,10 +63,12 @@ class AdapterShelf:
             adapter = self._adapter(found.path, info, choice.field)
             if adapter.match.left:
                 on_note(f"{found.name}: {adapter.match.sentence()}.")
-            scope = _scope_of(choice) if choice.denoiser and adapter.changes.get("denoiser") else None
+            scope = _scope_of(choice)
+            text = _text_strength(choice, scope)
             if scope is not None and any(adapter.changes.get(part) for part in TEXT_PARTS):
-                on_note(_told_of_text(found.name, choice.text))
-            use = AdapterUse(adapter, choice.denoiser, dict.fromkeys(TEXT_PARTS, choice.text), scope)
+                on_note(_told_of_text(found.name, text))
+            scope = scope if choice.denoiser and adapter.changes.get("denoiser") else None
+            use = AdapterUse(adapter, choice.denoiser, dict.fromkeys(TEXT_PARTS, text), scope)
             key = (found.path, _where(scope))
             if key in wanted and wanted[key][1] != use:
                 on_note(f"{found.name} is named twice with different strengths; the last counts.")
@@ -107,7 +109,7 @@ class AdapterShelf:
 
 def _check(choice: AdapterChoice) -> None:
     """Raise ``BadRequest`` for values that mean nothing."""
-    for strength in (choice.denoiser, choice.text):
+    for strength in (choice.denoiser, _text_strength(choice, None)):
         if not abs(strength) <= MAX_STRENGTH:
             raise BadRequest(
                 f"The strength of {choice.file} is {strength:g}.",
@@ -134,6 +136,12 @@ def _scope_of(choice: AdapterChoice) -> Scope | None:
     if (choice.start, choice.end) == (0.0, 1.0) and choice.region is None and not choice.branches:
         return None
     return Scope(start=choice.start, end=choice.end, region=choice.region, branches=choice.branches)
+
+
+def _text_strength(choice: AdapterChoice, scope: Scope | None) -> float:
+    if choice.text is not None:
+        return choice.text
+    return choice.denoiser if scope is None else 0.0
 
 
 def _where(scope: Scope | None) -> Hashable:

@@ -39,7 +39,8 @@ from backend.formats.embeddings import EmbeddingInfo
 from backend.formats.inputs import ExtraInputs, extra_inputs
 from backend.nn.unet import UNet
 from backend.nn.vae import VAE
-from backend.text.prompt import parse_prompt
+from backend.records.tags import strip_tags
+from backend.text.prompt import PromptPlan, parse_prompt
 from backend.text.tokenize import Encoder, length_notes
 
 LATENT_CELL = 8  # pixels a latent cell's side, in both families
@@ -172,15 +173,16 @@ def _encode_own(job: Job, manager: ModelManager, steps: int) -> Prompting:
         if guidance_of(job).needs_negative([part.weight for part in cond]):
             uncond = schedule_conditioning(negative, partial(encode, negative=True))[0]
     warnings = [warning for plan in (*positive.values(), *negative.values()) for warning in plan.warnings]
-    too_long = [
-        note
-        for plans in (positive, negative)
-        for part, plan in plans.items()
-        for prompt in plan.prompts
-        for note in length_notes(job.info, prompt, _counter_of(part))
-    ]
+    too_long = [note for plans in (positive, negative) for note in _cut_off(job, plans)]
     embeddings, unread = read_embeddings(job.info, positive, negative)
     return Prompting(tuple(cond), uncond, tuple(dict.fromkeys([*warnings, *too_long, *unread])), embeddings)
+
+
+def _cut_off(job: Job, plans: Mapping[Part, PromptPlan]) -> Iterator[str]:
+    """What encoders do not read of prompts that are too long."""
+    for part, plan in plans.items():
+        for prompt in plan.prompts:
+            yield from length_notes(job.info, prompt, _counter_of(part))
 
 
 def _counter_of(part: Part) -> Encoder:
@@ -279,12 +281,25 @@ def latent_shape(job: Job) -> tuple[int, int, int]:
 
 def encode_one(job: Job, manager: ModelManager, prompt: str, *, negative: bool = False) -> Conditioning:
     """One prompt for all encoders, as it stands at the first step; for extensions that need more prompts than two."""
+    return encode_steps(job, manager, 1, prompt, negative=negative).at(0)
+
+
+def encode_steps(
+    job: Job, manager: ModelManager, steps: int, prompt: str, *, negative: bool = False
+) -> ScheduledConditioning:
+    """One prompt for all encoders as it changes over so many steps; what of it is not read is told."""
     parts = job.family.text_parts(job.info, job.request)
-    plan = job.words.in_plan(parse_prompt(prompt, 1, compose=False))
-    prompts: Prompts = dict.fromkeys(parts, plan.parts[0].at(0))
+    plan = job.words.in_plan(parse_prompt(strip_tags(prompt, job.tags), steps, compose=False))
+    for note in (*plan.warnings, *_cut_off(job, dict.fromkeys(parts, plan))):
+        job.on_note(note)
     models: dict[Part, nn.Module] = {part: manager.get(job.info, part, job.adapters) for part in parts}
-    with torch.inference_mode():
+
+    def encode(prompts: Prompts) -> Conditioning:
+        job.check()
         return job.family.encode(models, job.info, job.request, prompts, negative=negative)
+
+    with torch.inference_mode():
+        return schedule_conditioning(dict.fromkeys(parts, plan), encode)[0]
 
 
 def sample_batches(

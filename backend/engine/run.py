@@ -307,6 +307,7 @@ class Run:
                 steps=steps,
                 device=self.engine.policy.device,
                 encode=partial(pipeline.encode_one, job, self.engine.manager),
+                encode_steps=partial(pipeline.encode_steps, job, self.engine.manager, steps),
                 start=pipeline.start_picture(job),
             )
             self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note, self._between)

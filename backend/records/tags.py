@@ -76,13 +76,19 @@ def find_tags(request: GenerationRequest, names: Iterable[str]) -> tuple[PromptT
 def without_tags(request: GenerationRequest, names: Iterable[str]) -> GenerationRequest:
     """The request with prompts as encoders are to read them."""
     known = frozenset(names)
+    prompts = {field: getattr(request, field) for field in PROMPTS if known}
+    changed = {field: strip_tags(text, known) for field, text in prompts.items() if text and "<" in text}
+    return replace(request, **changed) if any(changed[field] != prompts[field] for field in changed) else request
+
+
+def strip_tags(text: str, names: Iterable[str]) -> str:
+    """A prompt without its tags of these names."""
+    known = frozenset(names)
 
     def kept(match: re.Match[str]) -> str:
         return "" if match[1] is not None and match[1].lower() in known else match[0]
 
-    prompts = {field: getattr(request, field) for field in PROMPTS if known}
-    changed = {field: _TAG.sub(kept, text) for field, text in prompts.items() if text and "<" in text}
-    return replace(request, **changed) if any(changed[field] != prompts[field] for field in changed) else request
+    return _TAG.sub(kept, text)
 
 
 def check_tags(

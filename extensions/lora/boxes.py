@@ -1,9 +1,6 @@
-"""Parts of a picture by words or by the corners of a box, as how much of each cell lies in them."""
+"""Parts of a picture by words or by the corners of a box."""
 
 from __future__ import annotations
-
-import torch
-from torch import Tensor
 
 #: left, top, right and bottom, as shares of width and height.
 Box = tuple[float, float, float, float]
@@ -25,16 +22,3 @@ def read_box(written: str) -> Box | None:
         return None
     fits = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
     return (left, top, right, bottom) if fits else None
-
-
-def box_region(box: Box, height: int, width: int) -> Tensor:
-    """How much of each of ``height`` by ``width`` cells lies within the box, (height, width), 0 to 1."""
-    left, top, right, bottom = box
-    return torch.outer(_covered(top, bottom, height), _covered(left, right, width))
-
-
-def _covered(start: float, end: float, cells: int) -> Tensor:
-    """How much of each of so many cells lies between two shares of their whole length."""
-    edges = torch.arange(cells + 1, dtype=torch.float64) / cells
-    inside = edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)
-    return (inside * cells).clamp(0, 1).float()

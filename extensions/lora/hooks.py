@@ -11,8 +11,17 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from backend.api import AdapterChoice, BadRequest, GenerationRequest, JobView, PromptTag, PromptTagSpec, hookimpl
-from extensions.lora.boxes import box_region, read_box
+from backend.api import (
+    AdapterChoice,
+    BadRequest,
+    GenerationRequest,
+    JobView,
+    PromptTag,
+    PromptTagSpec,
+    box_region,
+    hookimpl,
+)
+from extensions.lora.boxes import read_box
 
 _STRENGTHS = ("te", "unet")
 _WINDOW = ("start", "end")
@@ -47,13 +56,13 @@ def choice_of(tag: PromptTag, request: GenerationRequest) -> AdapterChoice:
         wrong = f"{unknown[0]}= means nothing" if unknown else "its values cannot be read"
         raise BadRequest(f"{tag.text[:80]}: {wrong}.", _EXAMPLE, field=tag.field)
     first = _number(tag, strengths[0] if strengths else "1")
+    told = {key: _number(tag, tag.named[key]) for key in _STRENGTHS if key in tag.named}
     is_whole = not any(key in tag.named for key in (*_WINDOW, "region"))
-    is_told = is_whole or len(strengths) > 1
-    text = _number(tag, tag.named["te"]) if "te" in tag.named else first if is_told else 0.0
-    default = _number(tag, strengths[1]) if len(strengths) > 1 else text if is_whole else first
+    text = told.get("te", first if len(strengths) > 1 or (is_whole and "unet" in told) else None)
+    default = _number(tag, strengths[1]) if len(strengths) > 1 else text if is_whole and text is not None else first
     return AdapterChoice(
         file,
-        denoiser=_number(tag, tag.named["unet"]) if "unet" in tag.named else default,
+        denoiser=told.get("unet", default),
         text=text,
         field=tag.field,
         at=tag.at,

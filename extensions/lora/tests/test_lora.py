@@ -136,13 +136,13 @@ def test_a_refiner_is_left_alone_and_a_note_says_so(adapted, lora_models):
 
 
 @pytest.mark.parametrize(("tag", "told"), [
-    ("<lora:a>", (1.0, 1.0)),
-    ("<lora:a:0.8>", (0.8, 0.8)),
+    ("<lora:a>", (1.0, None)),
+    ("<lora:a:0.8>", (0.8, None)),
     ("<lyco:a:0.5:0.8>", (0.8, 0.5)),
     ("<lora:a:te=0.5:unet=0.8>", (0.8, 0.5)),
     ("<LoRA:a:te=0.5>", (0.5, 0.5)),
     ("<lora:a:unet=0.8>", (0.8, 1.0)),
-    ("<lora: a : -1 >", (-1.0, -1.0)),
+    ("<lora: a : -1 >", (-1.0, None)),
 ])  # fmt: skip
 def test_tag_tells_strengths(tag, told):
     (found,) = find_tags(GenerationRequest(prompt=tag), ["lora", "lyco"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from backend.diffusion.boxes import box_region
 from backend.engine.engine import Engine
 from backend.errors import BadRequest
 from backend.records.tags import find_tags
 from backend.request import GenerationRequest
 from backend.settings import load_settings
-from extensions.lora.boxes import box_region, read_box
+from extensions.lora.boxes import read_box
 from extensions.lora.hooks import choice_of
 from extensions.lora.tests.test_lora import name, pixels
 from tests.engine.conftest import ask
@@ -19,11 +20,11 @@ __all__ = ["name"]
 
 
 @pytest.mark.parametrize(("tag", "told"), [
-    ("<lora:a:end=0.5>", (1.0, 0.0, 0.0, 0.5)),
-    ("<lora:a:0.8:start=0.2:end=0.8>", (0.8, 0.0, 0.2, 0.8)),
+    ("<lora:a:end=0.5>", (1.0, None, 0.0, 0.5)),
+    ("<lora:a:0.8:start=0.2:end=0.8>", (0.8, None, 0.2, 0.8)),
     ("<lora:a:0.8:te=0.3:start=0.2>", (0.8, 0.3, 0.2, 1.0)),
     ("<lora:a:0.3:0.8:start=0.2>", (0.8, 0.3, 0.2, 1.0)),
-    ("<lora:a:unet=0.4:END=0.5>", (0.4, 0.0, 0.0, 0.5)),
+    ("<lora:a:unet=0.4:END=0.5>", (0.4, None, 0.0, 0.5)),
 ])  # fmt: skip
 def test_tag_tells_its_steps_and_leaves_text_encoders_alone_unless_told(tag, told):
     choice = choice_of(find_tags(GenerationRequest(prompt=tag), ["lora"])[0], GenerationRequest())

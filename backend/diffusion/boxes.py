@@ -1,0 +1,22 @@
+"""A box in shares of a picture's sides, as how much of each cell lies in it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: left, top, right and bottom, 0 to 1.
+Box = tuple[float, float, float, float]
+
+
+def box_region(box: Box, height: int, width: int) -> Tensor:
+    """How much of each of ``height`` by ``width`` cells lies within the box, (height, width), 0 to 1."""
+    left, top, right, bottom = box
+    return torch.outer(_covered(top, bottom, height), _covered(left, right, width))
+
+
+def _covered(start: float, end: float, cells: int) -> Tensor:
+    """How much of each of so many cells lies between two shares of their whole length."""
+    edges = torch.arange(cells + 1, dtype=torch.float64) / cells
+    inside = edges[1:].clamp(max=end) - edges[:-1].clamp(min=start)
+    return (inside * cells).clamp(0, 1).float()
