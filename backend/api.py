@@ -6,6 +6,8 @@ An extension's engine module imports this module and nothing else of Easel. Its 
 
 from __future__ import annotations
 
+from backend.control.hints import latent_hint, latent_rule, pixel_hint
+from backend.control.load import Control
 from backend.control.preprocessing import HintKind, NoParameters, PreprocessorSpec
 from backend.diffusion.boxes import box_region
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
@@ -28,10 +30,12 @@ from backend.diffusion.patching import (
     ChangeConditioning,
     CombineGuidance,
     ModelCall,
+    NetworkInputs,
     Outputs,
     Patch,
     PatchRefused,
     Place,
+    Residuals,
     Scope,
     SkipBlock,
     StepMask,
@@ -39,6 +43,7 @@ from backend.diffusion.patching import (
     VaeEncode,
 )
 from backend.diffusion.prediction import Prediction
+from backend.diffusion.residuals import UNetResiduals
 from backend.diffusion.samplers.spec import (
     Denoiser,
     OnStep,
@@ -49,7 +54,7 @@ from backend.diffusion.samplers.spec import (
     stochastic,
 )
 from backend.diffusion.schedules import ScheduleSpec
-from backend.errors import BadRequest, UserError, unknown_name
+from backend.errors import BadRequest, ModelUnsupported, NotFound, UserError, unknown_name
 from backend.extending import (
     ActionResult,
     ActionSpec,
@@ -64,7 +69,20 @@ from backend.extending import (
 )
 from backend.hookspecs import hookimpl
 from backend.manifest import API_VERSION
-from backend.parameters import Options, Parameters, axis, choice, flag, number, options, registered, text, whole
+from backend.parameters import (
+    Options,
+    Parameters,
+    axis,
+    choice,
+    file,
+    flag,
+    number,
+    options,
+    picture,
+    registered,
+    text,
+    whole,
+)
 from backend.records.axes import Axis, axis_names, cells_of, read_axis
 from backend.records.tags import PROMPTS, PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
@@ -93,15 +111,19 @@ __all__ = [
     "ChangeConditioning",
     "CombineGuidance",
     "Conditioning",
+    "Control",
     "Denoiser",
     "Expanded",
     "GenerationRequest",
     "HintKind",
     "JobView",
     "ModelCall",
+    "ModelUnsupported",
     "ModelView",
+    "NetworkInputs",
     "NoParameters",
     "NoiseSource",
+    "NotFound",
     "OnStep",
     "Options",
     "Outputs",
@@ -114,6 +136,7 @@ __all__ = [
     "PreprocessorSpec",
     "PromptTag",
     "PromptTagSpec",
+    "Residuals",
     "Runner",
     "SamplerSpec",
     "ScheduleSpec",
@@ -123,6 +146,7 @@ __all__ = [
     "StartPicture",
     "StepMask",
     "StepState",
+    "UNetResiduals",
     "UserError",
     "VaeDecode",
     "VaeEncode",
@@ -132,11 +156,16 @@ __all__ = [
     "cells_of",
     "choice",
     "deterministic",
+    "file",
     "flag",
     "hookimpl",
     "intervals",
+    "latent_hint",
+    "latent_rule",
     "number",
     "options",
+    "picture",
+    "pixel_hint",
     "read_axis",
     "region_tokens",
     "registered",

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backend.control.load import Control
 from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.patching import Place
+from backend.diffusion.prediction import Prediction
 from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
 from backend.records.registry import Registry
@@ -144,6 +146,8 @@ class JobView:
         request: as it stands at that moment; in ``patch_job`` and later every field is filled.
         values: the extension's own panels that the request names, checked; a panel that is off has no entry.
         note: tells the user a sentence beside the picture.
+        picture, mask: load a stored input by its sha256, as RGB or as L with 255 where it counts; raise ``NotFound``.
+        store: keeps a picture as a stored input; its sha256, for a request's ``init_image``, ``mask`` or a panel.
         preprocessors: of all extensions, by name.
         fact: what the metadata of the pictures that are saved from now on say under the extension's name; the last
             one stays, and it must follow from the request.
@@ -155,6 +159,9 @@ class JobView:
     request: GenerationRequest
     values: Mapping[str, Parameters]
     note: Callable[[str], None]
+    picture: Callable[[str], Image.Image]
+    mask: Callable[[str], Image.Image]
+    store: Callable[[Image.Image], str]
     preprocessors: Mapping[str, PreprocessorSpec] = field(default_factory=dict)
     fact: Callable[[str], None] = _nobody
     memory: dict[str, Any] = field(default_factory=dict)
@@ -195,6 +202,23 @@ class StartPicture:
     box: tuple[int, int, int, int]
 
 
+class OwnNetwork(Protocol):
+    """Loads a network that an extension brings."""
+
+    def __call__(
+        self, folder: str, file: str, build: Callable[[Mapping[str, torch.Tensor]], torch.nn.Module]
+    ) -> torch.nn.Module:
+        """``build`` of a file's tensors, in eval mode, on the device and in the denoiser's dtype.
+
+        It stays in memory while there is room, as parts of checkpoints do. ``folder`` is one of models/. ``build`` gets
+        the tensors as they are stored and must assign or copy them; what it raises becomes the job's error.
+
+        Raises:
+            NotFound, ModelCorrupt, ModelUnsafe: the file is not there, or cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ModelView:
     """The model of a job.
@@ -208,6 +232,11 @@ class ModelView:
         encode: a prompt as the family's conditioning, (1, T, D) and (1, P); ``negative`` as a negative prompt.
         encode_steps: the same as it changes over the steps (``[fox:cat:5]``, ``[a|b]``); tags are taken out.
         start: the picture that the job starts from; None without one.
+        prediction: what the denoiser's output means; ``alpha(sigma)`` is asked of it.
+        vae_encode: pixels (1, 3, 8 h, 8 w) in [-1, 1] to the raw latent's mean, (1, C, h, w), without patches.
+        control: the guidance network of a file of models/controlnet, ready to be called; raises as ``own_network``, and
+            ``ModelUnsupported`` where it is for another family.
+        own_network: loads a network of the extension's own.
     """
 
     info: CheckpointInfo
@@ -217,6 +246,10 @@ class ModelView:
     device: torch.device
     encode: Callable[..., Conditioning]
     encode_steps: Callable[..., ScheduledConditioning]
+    prediction: Prediction
+    vae_encode: Callable[[torch.Tensor], torch.Tensor]
+    control: Callable[[str], Control]
+    own_network: OwnNetwork
     start: StartPicture | None = None
 
     @property

@@ -96,6 +96,21 @@ def axis(*, label: str, help: str = "") -> Any:
     return _field("", label, help, max_length=20_000, json_schema_extra={"kind": "axis"})
 
 
+def picture(*, label: str, mask: bool = False, help: str = "") -> Any:
+    """A picture that the user gives: the sha256 of a stored input, "" for none. ``job.picture`` or ``mask`` loads it.
+
+    Args:
+        mask: it is a mask: what is white (or, where something is transparent, opaque) counts.
+    """
+    extra = {"picture": "mask" if mask else "picture"}
+    return _field("", label, help, pattern=r"^([0-9a-f]{64})?$", json_schema_extra=extra)
+
+
+def file(folder: str, *, label: str, help: str = "") -> Any:
+    """A file of ``models/<folder>``, by the name that the Models tab gives it, or "" for none."""
+    return _field("", label, help, max_length=255, json_schema_extra={"folder": folder})
+
+
 def _field(default: Any, label: str, help: str, **rest: Any) -> FieldInfo:
     return Field(default, title=label, description=help or None, **rest)
 

@@ -12,12 +12,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from backend.errors import BadRequest, DiskFull
+from backend.errors import BadRequest, DiskFull, NotFound
 from backend.formats.presets import PRESETS, find_preset
 from backend.request import parse_request
 from backend.settings import Settings
@@ -83,8 +84,8 @@ def generate(context: click.Context, prompt: str, output: Path | None, preset: s
     if output is not None:
         fields["image_format"] = _format_of(output, fields.get("image_format"))
     if "extensions" in fields:
-        fields["extensions"] = panel_values(fields["extensions"])
-    fields |= _stored(settings, {name: fields[name] for name in PICTURES if name in fields})
+        fields["extensions"] = panel_values(fields["extensions"], partial(_store, settings))
+    fields |= {name: _store(settings, fields[name]) for name in PICTURES if name in fields}
     request = parse_request({"prompt": prompt, **fields})
     cancel = threading.Event()
     with _stopping(cancel):
@@ -215,9 +216,12 @@ def _format_of(output: Path, chosen: str | None) -> str:
     return wanted
 
 
-def _stored(settings: Settings, pictures: Mapping[str, Path]) -> dict[str, str]:
-    """Init image and mask go through the same gate as in the page, and into the same folder."""
+def _store(settings: Settings, path: Path) -> str:
+    """A picture goes through the same gate as in the page, and into the same folder. Raises ``NotFound``."""
     from backend.records.images import Inputs
 
-    inputs = Inputs(settings.inputs_dir)
-    return {name: inputs.store(path.read_bytes()).sha256 for name, path in pictures.items()}
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}.", "Give a picture's file.") from None
+    return Inputs(settings.inputs_dir).store(data).sha256

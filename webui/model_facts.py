@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.formats.adapters import AdapterInfo
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
+from backend.formats.control_configs import ControlInfo
 from backend.formats.embeddings import EmbeddingInfo
 from backend.formats.inputs import extra_inputs
 from backend.records.compose import ENCODER_NAMES
@@ -97,6 +98,8 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         }
     elif isinstance(info, PreviewInfo):
         told |= {"kind": "preview decoder", "precision": info.source.precision}
+    elif isinstance(info, ControlInfo):
+        told |= {"kind": info.kind, "family": info.family}
     elif isinstance(info, OtherFile):
         told |= {"kind": info.kind, "made_for": info.family or None}
     return told

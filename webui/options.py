@@ -91,7 +91,7 @@ def request_options(command: Command) -> Command:
         elif _is_switch(schema):
             command = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)(command)
         elif schema.get("type") == "object":
-            help_ = "A value of an extension's panel, PANEL.FIELD=VALUE; may be given often."
+            help_ = "A value of an extension's panel, PANEL.FIELD=VALUE, or =@FILE for a picture; may be given often."
             command = click.option("--set", name, multiple=True, metavar="PANEL.FIELD=VALUE", help=help_)(command)
         else:
             command = click.option(flag, name, type=_schema_kind(schema), default=None, help=text)(command)
@@ -102,11 +102,13 @@ def _is_switch(schema: Mapping[str, Any]) -> bool:
     return any(each.get("type") == "boolean" for each in schema.get("anyOf", (schema,)))
 
 
-def panel_values(given: Sequence[str]) -> dict[str, Any]:
+def panel_values(given: Sequence[str], store: Callable[[Path], str]) -> dict[str, Any]:
     """``("pag.scale=3", "pag")`` as a request's ``extensions``; a panel without a field is on with its defaults.
 
+    Args:
+        store: keeps the picture of ``controlnet.picture=@edges.png`` and tells its sha256.
     Raises:
-        BadRequest: one that has another form.
+        BadRequest: one that has another form; NotFound: there is no such picture.
     """
     panels: dict[str, Any] = {}
     for text in given:
@@ -116,7 +118,7 @@ def panel_values(given: Sequence[str]) -> dict[str, Any]:
             raise BadRequest(f"--set {text[:60]!r} has no panel.", "Write PANEL.FIELD=VALUE.", field="extensions")
         values = panels.setdefault(panel, {"values": {}})["values"]
         if field:
-            values[field] = _json_or_text(written)
+            values[field] = store(Path(written[1:])) if written.startswith("@") else _json_or_text(written)
     return panels
 
 

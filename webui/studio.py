@@ -24,7 +24,8 @@ from backend.records.images import Inputs, StoredInput
 from backend.records.jobs import Job, JobImage, JobStore
 from backend.records.metadata import PictureInfo, read_picture
 from backend.records.outputs import Outputs
-from backend.records.panels import action_seconds
+from backend.records.panels import action_seconds, references
+from backend.records.places import folder_named
 from backend.records.registry import is_registry, load_registry, save_registry
 from backend.records.resolve import Resolved, resolve
 from backend.records.tags import check_tags
@@ -260,6 +261,11 @@ class Studio:
             init_size=init_size,
             rng=random.SystemRandom(),
         )
+        for kind, where, name in references(resolved.request, self._registry):
+            if kind == "picture":
+                self.inputs.path(name)
+            else:
+                self.catalog.find(name, folder_named(where))
         return resolved, info
 
     def _sweep(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from backend.diffusion.patching import (
     ChangeConditioning,
     CombineGuidance,
     ModelCall,
+    NetworkInputs,
     Outputs,
     Patch,
 )
@@ -49,6 +50,14 @@ class Branch:
     prompt: Conditioning
     extra: Tensor | None = None
     acting: Acting = NONE_ACTING
+
+
+class _Prepared(NamedTuple):
+    """Text of one network call: what the network wants, and ``plain``, the tokens from which that was made."""
+
+    context: Any
+    pooled: Tensor | None
+    plain: Tensor
 
 
 class GuidedDenoiser:
@@ -113,7 +122,8 @@ class GuidedDenoiser:
         self._patches = patches
         self._weights = weights
         self._changed: dict[tuple[int, str], Conditioning] = {}  # by the conditioning and its branch
-        self._prepared: dict[Acting, dict[tuple[int, ...], tuple[Any, Tensor | None]]] = {}
+        self._prepared: dict[Acting, dict[tuple[int, ...], _Prepared]] = {}
+        self._channels = 0  # of a latent, known once there is one
         self.steps = steps
         self.step = 0  # index of the step that is being made
 
@@ -226,6 +236,7 @@ class GuidedDenoiser:
     def _evaluated(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
         """The network's output for each branch, (B, C, H, W) in the dtype of ``x``."""
         scaled = (x * self._prediction.input_scale(sigma)).to(self._dtype)
+        self._channels = x.shape[1]
         timestep = float(self._prediction.timestep(sigma))
         outputs: dict[int, Tensor] = {}
         for group in self._groups(branches):
@@ -234,15 +245,15 @@ class GuidedDenoiser:
             acting = branches[group[0]].acting
             if self._weights is not None:
                 self._weights.use(acting)
-            context, pooled = self._inputs([branches[i].prompt for i in group], x, acting)
+            prepared = self._inputs([branches[i].prompt for i in group], x, acting)
             batch = self._batch(scaled, [branches[i] for i in group])
             times = x.new_full((len(batch),), timestep, dtype=torch.float32)
             skipped = branches[group[0]].way.skip_blocks
             options: dict[str, Any] = {"skip_blocks": skipped} if skipped else {}
             if self._patches.patches:
-                result = self._patched_call(batch, times, context, pooled, options, [branches[i] for i in group], sigma)
+                result = self._patched_call(batch, times, prepared, options, [branches[i] for i in group], sigma)
             else:
-                result = self._network(batch, times, context, pooled, **options)
+                result = self._network(batch, times, prepared.context, prepared.pooled, **options)
             outputs.update(zip(group, result.to(x.dtype).chunk(len(group)), strict=True))
         return [outputs[i] for i in range(len(branches))]
 
@@ -250,8 +261,7 @@ class GuidedDenoiser:
         self,
         batch: Tensor,
         times: Tensor,
-        context: Any,
-        pooled: Tensor | None,
+        prepared: _Prepared,
         options: dict[str, Any],
         branches: Sequence[Branch],
         sigma: Tensor,
@@ -270,18 +280,22 @@ class GuidedDenoiser:
             conditioning=tuple(branch.prompt for branch in branches),
             adapters=branches[0].acting,
         )
-        active = self._patches.on_branch(names[0], self.step, self.steps)
-        if active:
-            options = {**options, "patches": Patched(active, call)}
-
-        run: Callable[[Tensor], Tensor] = partial(self._called, times, context, pooled, options)
+        patched = Patched(self._patches.on_branch(names[0], self.step, self.steps), call)
+        run: Callable[[Tensor], Tensor] = partial(self._called, times, prepared, options, patched)
         for patch in reversed(self._patches.of(ModelCall, self.step, self.steps)):
             if any(patch.scope.covers(name) for name in names):
                 run = _around(patch, call, run)
         return run(batch)
 
-    def _called(self, times: Tensor, context: Any, pooled: Tensor | None, options: dict[str, Any], x: Tensor) -> Tensor:
-        return self._network(x, times, context, pooled, **options)
+    def _called(
+        self, times: Tensor, prepared: _Prepared, options: dict[str, Any], patched: Patched, x: Tensor
+    ) -> Tensor:
+        if patched.has_any:
+            options = {**options, "patches": patched}
+            inputs = NetworkInputs(x[:, : self._channels], times, prepared.plain, prepared.pooled)
+            if (residuals := patched.residuals(inputs)) is not None:
+                options["residuals"] = residuals
+        return self._network(x, times, prepared.context, prepared.pooled, **options)
 
     def _batch(self, scaled: Tensor, branches: Sequence[Branch]) -> Tensor:
         """The network's input for the branches of one call, (len(branches) * B, C + C', H, W)."""
@@ -309,7 +323,7 @@ class GuidedDenoiser:
         """The patches of the network that act on a branch in this step."""
         return self._patches.on_branch(branch.way.name, self.step, self.steps)
 
-    def _inputs(self, prompts: Sequence[Conditioning], x: Tensor, acting: Acting) -> tuple[Any, Tensor | None]:
+    def _inputs(self, prompts: Sequence[Conditioning], x: Tensor, acting: Acting) -> _Prepared:
         """Context (prepared with the weights as they are) and pooled of one call, kept for the following steps."""
         known = self._prepared.setdefault(acting, {})
         key = (x.shape[0], *map(id, prompts))  # the schedules hold the conditionings, so their ids stay theirs
@@ -321,7 +335,7 @@ class GuidedDenoiser:
             pooled = torch.cat(vectors).to(x.device, self._dtype) if vectors else None
             while len(known) >= _PREPARED_KEPT:
                 del known[next(iter(known))]
-            known[key] = (self._prepare(context) if self._prepare else context, pooled)
+            known[key] = _Prepared(self._prepare(context) if self._prepare else context, pooled, context)
         return known[key]
 
 

@@ -22,13 +22,16 @@ from backend.diffusion.patching import (
     BlockReplace,
     BlockState,
     Call,
+    NetworkInputs,
     Patch,
     PatchRefused,
     Place,
+    Residuals,
     SkipBlock,
     VaeDecode,
     VaeEncode,
 )
+from backend.diffusion.residuals import Residual, summed, within
 
 P = TypeVar("P", bound=Patch)
 
@@ -43,6 +46,8 @@ def check_patches(patches: Sequence[Patch], places: Sequence[Place]) -> None:
             of one point whose scopes meet; the patches are named.
     """
     for patch in patches:
+        if isinstance(patch, Residuals) and (patch.scope.blocks or patch.scope.attentions):
+            raise PatchRefused(f"{patch.name} adds to all blocks; its scope cannot name some.", field="extensions")
         if patch.in_network and not _acting(patch, places):
             known = ", ".join(dict.fromkeys(place.block for place in places))
             raise PatchRefused(
@@ -94,6 +99,20 @@ class Patched:
         if key not in self._known:
             self._known[key] = tuple(p for p in self._patches if isinstance(p, kind) and p.scope.holds(place))
         return self._known[key]
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything acts on this call."""
+        return bool(self._patches)
+
+    def residuals(self, inputs: NetworkInputs) -> Residual | None:
+        """What guidance networks add to this call."""
+        found: list[Residual] = []
+        for patch in self._patches:
+            if isinstance(patch, Residuals) and (given := patch.compute(inputs, self.call)) is not None:
+                region = patch.scope.region
+                found.append(given if region is None else within(given, region, *inputs.x.shape[-2:]))
+        return summed(found) if found else None
 
     def skips(self, place: Place) -> bool:
         """Whether the block is left out."""

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import Tensor
 
 from backend.diffusion.conditioning import Conditioning
+from backend.diffusion.residuals import Residual
 from backend.errors import UserError
 
 Stage = Literal["down", "middle", "up", "joint"]
@@ -40,6 +41,19 @@ class BlockState(NamedTuple):
 
     image: Tensor
     text: Tensor | None = None
+
+
+class NetworkInputs(NamedTuple):
+    """What the denoiser network is called with, all branches of the call one after another.
+
+    ``x`` (B, C, h, w) is the scaled noisy latent without further input channels, ``timestep`` (B,), ``context``
+    (B or 1, T, D) the text tokens before any projection, ``pooled`` (B or 1, P) or None.
+    """
+
+    x: Tensor
+    timestep: Tensor
+    context: Tensor
+    pooled: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -210,6 +224,17 @@ class SkipBlock(Patch):
 
     A U-Net's residual blocks change width and size, so that they stay; a block without a transformer cannot be skipped.
     """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Residuals(Patch):
+    """Add what a guidance network makes of the call's inputs: ``compute(inputs, call)`` -> residuals, or None.
+
+    A U-Net takes ``UNetResiduals``, an MMDiT a sequence of image tokens (B or 1, N, hidden), each of which serves as
+    many blocks in a row. Several add up. The scope's ``region`` weights what is added; its ``blocks`` cannot be used.
+    """
+
+    compute: Callable[[NetworkInputs, Call], Residual | None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,6 +25,7 @@ from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runn
 from backend.manifest import bundled_folder
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import Approvals, ExtensionFailed, Plugins
+from backend.records.images import Inputs
 from backend.records.tags import PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
 from backend.settings import Settings
@@ -56,12 +57,14 @@ class Extensions:
     Args:
         plugins: loaded; their registries are asked here, once.
         guard: that stands around their calls.
+        inputs: the stored pictures that values name.
         data_dir: in which each extension has a folder for what it keeps.
     """
 
-    def __init__(self, plugins: Plugins, guard: TorchGuard, data_dir: Path = Path()) -> None:
+    def __init__(self, plugins: Plugins, guard: TorchGuard, inputs: Inputs, data_dir: Path = Path()) -> None:
         self.plugins = plugins
         self.guard = guard
+        self._inputs = inputs
         self._data_dir = data_dir
         self._owners: dict[tuple[str, str], str] = {}
         self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
@@ -82,7 +85,7 @@ class Extensions:
         if not settings.no_extensions:
             approvals = Approvals(settings.approvals)
             plugins.load(bundled_folder(), settings.extension_folders, approvals, settings.data_dir / ".importing")
-        return cls(plugins, guard, settings.data_dir)
+        return cls(plugins, guard, Inputs(settings.inputs_dir), settings.data_dir)
 
     def document(self) -> dict[str, Any]:
         """The registry document's part: samplers, schedules, panels, and how each extension fares."""
@@ -145,6 +148,9 @@ class Extensions:
             memory=shared.memories.setdefault(owner, {}),
             registry=self._document,
             data_folder=self._folder(owner),
+            picture=self._inputs.load,
+            mask=self._inputs.load_mask,
+            store=self._inputs.store_image,
         )
 
     def adapters(

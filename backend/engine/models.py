@@ -10,9 +10,9 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -29,7 +29,8 @@ from backend.request import GenerationRequest
 
 log = logging.getLogger(__name__)
 
-PART_NAMES: dict[Part, str] = {
+PART_NAMES: Mapping[str, str] = {
+    "network": "network",
     "denoiser": "denoiser",
     "vae": "VAE",
     "clip_l": "CLIP-L",
@@ -45,7 +46,7 @@ class PartKey:
 
     files: tuple[tuple[Path, int, int], ...]  # path, size, mtime in ns
     prefix: str
-    part: Part
+    part: Part | Literal["network"]  # "network": one that guides, or an extension's own
     name: str = field(compare=False)
     bytes: int = field(compare=False)  # once loaded, each number in the format in which it is held
 
@@ -148,6 +149,27 @@ class ModelManager:
             others = sum(other.key.bytes for other in self._residents.values())
             resident.patched.room = max(0, self.policy.budget_bytes - others)
             resident.patched.use(adapters)
+        return resident.module
+
+    def network(self, path: Path, kind: str, load: Callable[[], nn.Module]) -> nn.Module:
+        """A network beside the checkpoint's own, from memory or as ``load`` makes it; others leave if they must.
+
+        Args:
+            kind: who made it of the file, since one file may be read in several ways.
+        """
+        stat = path.stat()
+        key = PartKey(((path, stat.st_size, stat.st_mtime_ns),), kind, "network", path.name, stat.st_size)
+        resident = self._residents.get(key)
+        if resident is None:
+            self.drop(self.leaving([key]))
+            self.drop([k for k in self._residents if k.replaced_by(key)])
+            with torch.inference_mode(False):
+                module = load().to(device=self.policy.device)
+            key = replace(key, bytes=sum(t.nbytes for t in (*module.parameters(), *module.buffers())))
+            log.info("loaded %s", key)
+            resident = self._residents[key] = Resident(key, module, time.monotonic())
+            self._on_change(self.residents)
+        resident.used = time.monotonic()
         return resident.module
 
     def denoiser(self, info: CheckpointInfo, adapters: Sequence[AdapterUse] = ()) -> UNet | MMDiT:

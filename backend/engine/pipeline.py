@@ -426,6 +426,12 @@ def encode_image(job: Job, manager: ModelManager, image: Image.Image) -> Tensor:
     return latent_format(job).encode(_encode_pixels(job, manager, canvas.to_tensor(image), "encoding the init image"))
 
 
+def encode_plain(job: Job, manager: ModelManager, pixels: Tensor) -> Tensor:
+    """Pixels (1, 3, 8 h, 8 w) in [-1, 1] as a raw latent, float32, without any patch: for what extensions read."""
+    vae = manager.vae(job.vae or job.info)
+    return _finite(job, vae, pixels, vae.encode, "encoding an extension's picture")
+
+
 def _encode_pixels(job: Job, manager: ModelManager, pixels: Tensor, doing: str) -> Tensor:
     vae = manager.vae(job.vae or job.info)
     return _finite(job, vae, pixels, around(vae.encode, _own_patches(job, manager).of(VaeEncode)), doing)

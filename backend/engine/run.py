@@ -24,6 +24,7 @@ from backend.engine.expansion import Expansion, Made, expand, expansions_of
 from backend.engine.extensions import Between
 from backend.engine.file_hashes import HashInBackground
 from backend.engine.job import Job, no_patches
+from backend.engine.model_view import model_view
 from backend.engine.order_check import checked
 from backend.engine.plan import activation_bytes, make_plan
 from backend.engine.progress import Progress
@@ -32,7 +33,6 @@ from backend.engine.shares import Share, branches_at_once, guidance_of, shares_o
 from backend.engine.shelves import Shelf, Shelves
 from backend.errors import BadRequest, Cancelled, ModelUnsupported, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Step
-from backend.extending import ModelView
 from backend.families.table import FAMILIES
 from backend.formats.configs import CheckpointInfo, VaeInfo
 from backend.nn.mmdit import MMDiT
@@ -299,17 +299,7 @@ class Run:
     def _patches_for(self, job: Job, network: UNet | MMDiT) -> PatchSet:
         """What the extensions change for one of the job's networks; each is asked once."""
         if job.info.path not in self._patches:
-            steps = len(pipeline.sigmas_of(job)) - 1
-            model = ModelView(
-                info=job.info,
-                places=network.places,
-                latent=pipeline.latent_shape(job),
-                steps=steps,
-                device=self.engine.policy.device,
-                encode=partial(pipeline.encode_one, job, self.engine.manager),
-                encode_steps=partial(pipeline.encode_steps, job, self.engine.manager, steps),
-                start=pipeline.start_picture(job),
-            )
+            model = model_view(self.engine, job, network)
             self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note, self._between)
         return self._patches[job.info.path]
 

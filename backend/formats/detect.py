@@ -7,19 +7,21 @@ that ``predictions.py`` names.
 
 from __future__ import annotations
 
-from backend.errors import ModelCorrupt
+from backend.errors import ModelCorrupt, ModelUnsupported
 from backend.formats import easel_metadata
 from backend.formats.adapters import KIND as ADAPTER
 from backend.formats.adapters import AdapterInfo, adapter_info, runs_here
 from backend.formats.checkpoint import checkpoint
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
+from backend.formats.control import detect_control
+from backend.formats.control_configs import ControlInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.encoder_files import encoder_file
 from backend.formats.families import NETWORKS
 from backend.formats.kinds import Keys, Kind, family_of, first_kind
 from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE
 from backend.formats.naming import in_our_names
-from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS
+from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS, T2I_ADAPTER
 from backend.formats.preview_files import preview_file
 from backend.formats.reader import Header
 from backend.formats.vae_files import vae_info
@@ -30,7 +32,7 @@ _VAE_KEYS = ("decoder.conv_in.weight", "encoder.conv_in.weight", "decoder.mid.bl
 _VOWEL_SOUNDS = ("A", "E", "IP", "LTX", "SD", "inpainting", "upscaler")  # of the kinds' names: "an SDXL refiner"
 
 
-Detected = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | AdapterInfo | OtherFile
+Detected = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | AdapterInfo | ControlInfo | OtherFile
 
 
 def detect(header: Header) -> Detected:
@@ -43,7 +45,7 @@ def detect(header: Header) -> Detected:
     easel_metadata.check_version(header.metadata)
     keys = Keys(header.tensors)
     if kind := first_kind(BEFORE_CHECKPOINTS, keys):
-        return _other(header, kind, family_of(kind, keys))
+        return _control(header) or _other(header, kind, family_of(kind, keys))
     header, layouts = in_our_names(header)
     try:
         for prefix in _DENOISER_PREFIXES:
@@ -66,7 +68,17 @@ def detect(header: Header) -> Detected:
     made_for = family_of(kind, keys) if kind else ""
     if kind is not None and kind.name == ADAPTER and runs_here(made_for):
         return adapter_info(header, keys, made_for)
+    if kind is not None and kind.name == T2I_ADAPTER and (control := _control(header)):
+        return control
     return _other(header, kind, made_for)
+
+
+def _control(header: Header) -> ControlInfo | None:
+    """A guidance network that runs here; None if it is of a kind that does not."""
+    try:
+        return detect_control(header)
+    except ModelUnsupported:
+        return None
 
 
 def _other(header: Header, kind: Kind | None, family: str = "") -> OtherFile:

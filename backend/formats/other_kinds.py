@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from backend.formats.kinds import Kind, MadeFor
 
+T2I_ADAPTER = "T2I-Adapter"
 _HF_TOKENS = "text_model.embeddings.token_embedding.weight"
 _OPEN_CLIP_TOKENS = "token_embedding.weight"
 
@@ -76,13 +77,13 @@ BEFORE_CHECKPOINTS: Sequence[Kind] = (
 
 OTHER_KINDS: Sequence[Kind] = (
     Kind("ControlNet-LLLite", "controlnet", pattern=r"^lllite_unet_", made_for=(MadeFor("SDXL", ""),)),
-    Kind("IP-Adapter FaceID", "controlnet", has=("ip_adapter.0.to_q_lora.down.weight",),
+    Kind("IP-Adapter FaceID", "ip_adapter", has=("ip_adapter.0.to_q_lora.down.weight",),
          made_for=_IP_FOR),
-    Kind("IP-Adapter Plus", "controlnet", has=("image_proj.latents",),
+    Kind("IP-Adapter Plus", "ip_adapter", has=("image_proj.latents",),
          made_for=_IP_FOR),
-    Kind("IP-Adapter", "controlnet", has=("image_proj.proj.weight",), pattern=r"^ip_adapter\.",
+    Kind("IP-Adapter", "ip_adapter", has=("image_proj.proj.weight",), pattern=r"^ip_adapter\.",
          made_for=_IP_FOR),
-    Kind("T2I-Adapter", "controlnet",
+    Kind(T2I_ADAPTER, "controlnet",
          has=("body.0.in_conv.weight", "adapter.body.0.resnets.0.block1.weight", "body.0.block1.weight"),
          # pictures come as 8x8 or 16x16 pixels to a place, of one or three colours
          made_for=(MadeFor("SDXL", r"(^|adapter\.)(conv_in|body\.0\.in_conv)\.weight$", 1, (256, 768)),

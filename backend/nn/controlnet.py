@@ -11,10 +11,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from backend.diffusion.residuals import UNetResiduals
 from backend.formats.control_configs import ControlNetConfig
 from backend.nn.attention import PreparedContext
 from backend.nn.layers import StartsAtZero
-from backend.nn.residuals import UNetResiduals
 from backend.nn.unet import UNetInputSide
 
 _HALVES = (2, 4, 6)  # which of the hint's convolutions halve the side, so that pixels become the latent's

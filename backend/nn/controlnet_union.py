@@ -11,12 +11,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from backend.diffusion.residuals import UNetResiduals
 from backend.errors import BadRequest
 from backend.formats.control_configs import ControlNetConfig
 from backend.nn.attention import PreparedContext, attend, merge_heads, split_heads
 from backend.nn.controlnet import ControlNetBody
 from backend.nn.layers import sinusoid
-from backend.nn.residuals import UNetResiduals
 
 TASK_HEADS = 8  # in no file, like every number of heads
 TASK_WAVES = 256  # sinusoid width of each task's flag

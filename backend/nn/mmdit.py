@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from backend.diffusion.patched import Patched
 from backend.diffusion.patching import QKV, BlockState, Place
+from backend.diffusion.residuals import spread
 from backend.errors import BadRequest
 from backend.formats.configs import MMDiTConfig
 from backend.nn.attention import PreparedContext, attend, merge_heads
 from backend.nn.layers import Embedder, Mlp, StartsAtZero, sinusoid
-from backend.nn.residuals import spread
 
 TIMESTEP_WAVES = 256  # width of the timestep's sinusoid, the same in every published size
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backend.diffusion.residuals import UNetResiduals
 from backend.errors import BadRequest
 from backend.formats.configs import UNetConfig
 from backend.formats.control_configs import T2IAdapterConfig
-from backend.nn.residuals import UNetResiduals
 
 
 class ResidualBlock(nn.Module):

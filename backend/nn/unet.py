@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from backend.diffusion.patched import Patched
 from backend.diffusion.patching import BlockState, Place, Stage
+from backend.diffusion.residuals import UNetResiduals
 from backend.formats.configs import UNetConfig
 from backend.nn.attention import Attention, PreparedContext
 from backend.nn.layers import FeedForward, SiLU, StartsAtZero, accumulate, sinusoid
-from backend.nn.residuals import UNetResiduals
 
 
 class ResBlock(StartsAtZero, nn.Module):

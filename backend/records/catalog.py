@@ -17,6 +17,7 @@ from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound,
 from backend.formats.adapters import AdapterInfo
 from backend.formats.answers import check_answer
 from backend.formats.configs import CheckpointInfo, EncoderInfo, PreviewInfo, VaeInfo
+from backend.formats.control_configs import ControlInfo
 from backend.formats.detect import detect
 from backend.formats.folders import detect_folder
 from backend.formats.inputs import extra_inputs
@@ -278,6 +279,16 @@ class Catalog:
                 raise NotFound(error.what, error.todo, field=about) from None
             entry = found
         if isinstance(entry.info, AdapterInfo) and entry.usable:
+            return replace(entry.info, name=entry.name)
+        raise refusal(entry, about)
+
+    def control(self, name: str, about: str = "extensions") -> ControlInfo:
+        """The guidance network of this name; raises as ``checkpoint``."""
+        try:
+            entry = self.find(name, "controlnet")
+        except NotFound as error:
+            raise NotFound(error.what, error.todo, field=about) from None
+        if isinstance(entry.info, ControlInfo) and entry.usable:
             return replace(entry.info, name=entry.name)
         raise refusal(entry, about)
 

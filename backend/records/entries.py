@@ -12,6 +12,7 @@ from backend.errors import ModelUnsupported, UserError
 from backend.formats.adapters import AdapterInfo
 from backend.formats.answers import answered
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
+from backend.formats.control_configs import ControlInfo
 from backend.formats.embeddings import EmbeddingInfo
 from backend.records.compose import ENCODER_NAMES, completed, lacks_encoders, missing_sentence
 from backend.records.places import Folder, Place
@@ -20,7 +21,7 @@ from backend.records.walk import Found
 
 MAX_NAME = 255
 
-Info = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | AdapterInfo | OtherFile
+Info = CheckpointInfo | VaeInfo | EncoderInfo | PreviewInfo | EmbeddingInfo | AdapterInfo | ControlInfo | OtherFile
 #: What a request may name in a folder.
 _USED: Mapping[str, type] = {
     "checkpoints": CheckpointInfo,
@@ -28,6 +29,9 @@ _USED: Mapping[str, type] = {
     "text_encoders": EncoderInfo,
     "embeddings": EmbeddingInfo,
     "loras": AdapterInfo,
+    "controlnet": ControlInfo,
+    "ip_adapter": OtherFile,  # what extensions read is their own business
+    "clip_vision": OtherFile,
     "previews": PreviewInfo,
 }
 
@@ -134,7 +138,7 @@ def _sentence(info: Info, folder: Folder, encoders: Sequence[EncoderInfo]) -> st
     if home and home != folder:
         return f"This is a {kind}; it belongs in models/{home}."
     if isinstance(info, OtherFile):
-        return info.sentence
+        return "" if _USED.get(folder) is OtherFile else info.sentence
     if not isinstance(info, CheckpointInfo):
         return ""
     return info.refusal or missing_sentence(info, encoders)
@@ -146,6 +150,8 @@ def role(info: Info) -> tuple[str, str]:
         return f"checkpoint ({info.variant})", "checkpoints"
     if isinstance(info, AdapterInfo):
         return info.kinds[0], "loras"
+    if isinstance(info, ControlInfo):
+        return info.kind, "controlnet"
     if isinstance(info, EmbeddingInfo):
         return "textual inversion", "embeddings"
     if isinstance(info, PreviewInfo):

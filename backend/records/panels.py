@@ -5,7 +5,7 @@ What a JSON Schema cannot express is checked in the engine, before the job's fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
@@ -58,6 +58,17 @@ def action_seconds(registry: Registry, panel: str, name: str) -> float:
     if name not in actions:
         raise NotFound(unknown_name(f"{panels[panel]['label']}: action", name, actions))
     return float(actions[name]["seconds"])
+
+
+def references(request: GenerationRequest, registry: Registry) -> Iterator[tuple[str, str, str]]:
+    """What the values name beside themselves: ("picture" | "folder", which folder or kind of picture, name)."""
+    panels = panels_of(registry)
+    for name, stored in request.extensions.items():
+        known = panels[name]["schema"].get("properties", {}) if name in panels else {}
+        for field, value in stored.get("values", {}).items():
+            for kind in ("picture", "folder"):
+                if value and isinstance(value, str) and kind in known.get(field, {}):
+                    yield kind, known[field][kind], value
 
 
 def _check(owner: str, schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:

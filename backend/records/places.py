@@ -6,10 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Folder = Literal["checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers", "previews"]
+from backend.errors import NotFound, unknown_name
+
+Folder = Literal[
+    "checkpoints",
+    "vae",
+    "text_encoders",
+    "loras",
+    "embeddings",
+    "controlnet",
+    "ip_adapter",
+    "clip_vision",
+    "upscalers",
+    "previews",
+]
 FOLDERS: tuple[Folder, ...] = (
-    "checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "upscalers", "previews"
+    "checkpoints", "vae", "text_encoders", "loras", "embeddings", "controlnet", "ip_adapter", "clip_vision",
+    "upscalers", "previews",
 )  # fmt: skip
+
+
+def folder_named(name: str) -> Folder:
+    """The folder of this name. Raises ``NotFound``."""
+    if name not in FOLDERS:
+        raise NotFound(unknown_name("Folder of models/", name, FOLDERS), field="extensions")
+    return FOLDERS[FOLDERS.index(name)]
 
 
 @dataclass(frozen=True)

@@ -46,13 +46,15 @@ COMFY_FOLDERS: Mapping[str, Folder] = {
     "embeddings": "embeddings",
     "controlnet": "controlnet",
     "t2i_adapter": "controlnet",
+    "ipadapter": "ip_adapter",
+    "clip_vision": "clip_vision",
     "upscale_models": "upscalers",
     "vae_approx": "previews",
 }
 #: What else ComfyUI's file may name, and Easel has no use for.
 _COMFY_OTHERS = frozenset(
     {
-        "base_path", "is_default", "clip_vision", "configs", "custom_nodes", "diffusers", "gligen", "hypernetworks",
+        "base_path", "is_default", "configs", "custom_nodes", "diffusers", "gligen", "hypernetworks",
         "photomaker", "style_models", "classifiers", "model_patches", "audio_encoders",
         "latent_upscale_models", "download_model_base",
     }

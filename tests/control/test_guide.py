@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 import torch
+from backend.nn.residuals import UNetResiduals
 from torch import Tensor
 
 from backend.control.fit import check_fits
@@ -18,7 +19,6 @@ from backend.errors import BadRequest
 from backend.formats.configs import CheckpointInfo
 from backend.formats.constants import SD3_LATENT, SDXL_DEFAULTS
 from backend.formats.control_configs import ControlInfo, MMDiTControlConfig, T2IAdapterConfig
-from backend.nn.residuals import UNetResiduals
 from tests import builders
 from tests.control import tiny
 

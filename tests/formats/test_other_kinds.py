@@ -6,7 +6,9 @@ import pytest
 
 from backend.formats.adapters import AdapterInfo
 from backend.formats.configs import OtherFile
-from backend.formats.kinds import Keys
+from backend.formats.control_configs import ControlInfo
+from backend.formats.kinds import Keys, family_of, first_kind
+from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS
 from backend.formats.reader import TensorInfo
 from tests.formats.files import Tensors, keys, published
 
@@ -129,10 +131,25 @@ GUIDES: list[tuple[Tensors, str, str]] = [
 
 
 @pytest.mark.parametrize(("tensors", "kind", "family"), GUIDES, ids=[f"{i}-{row[1]}" for i, row in enumerate(GUIDES)])
-def test_guidance_networks_are_known_with_their_family(detected, tensors, kind, family):
-    info = detected(tensors)
-    assert isinstance(info, OtherFile)
-    assert (info.kind, info.belongs_in, info.family) == (kind, "controlnet", family)
+def test_guidance_networks_are_known_with_their_family(tensors, kind, family):
+    found = Keys({key: TensorInfo(dtype, tuple(shape)) for key, (dtype, shape) in tensors.items()})
+    row = first_kind((*BEFORE_CHECKPOINTS, *OTHER_KINDS), found)
+    assert row is not None
+    assert (row.name, family_of(row, found)) == (kind, family)
+    assert row.belongs_in == ("ip_adapter" if kind.startswith("IP-Adapter") else "controlnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "family"),
+    [
+        ("sdxl_controlnet_diffusers", "ControlNet", "sdxl"),
+        ("sd35_large_controlnet_canny", "ControlNet for SD3.5", "sd3"),
+    ],
+)
+def test_published_guidance_networks_are_ready_to_run(detected, name, kind, family):
+    info = detected(published(name))
+    assert isinstance(info, ControlInfo)
+    assert (info.kind, info.family) == (kind, family)
 
 
 OTHERS: list[tuple[Tensors, str, str]] = [

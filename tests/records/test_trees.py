@@ -46,7 +46,7 @@ def test_a_comfyui_folder_is_read_with_its_extra_paths(tmp_path):
     other = folders(tmp_path / "big", "sd", "l1", "l2")
     (comfy / "extra_model_paths.yaml").write_text(
         f"a111:\n    base_path: {other}\n    checkpoints: sd\n    loras: |\n         l1\n         l2\n"
-        "    clip_vision: nowhere\n    is_default: true\n"
+        "    gligen: nowhere\n    is_default: true\n"
     )
     tree = read_tree(comfy)
     assert found(tree, tmp_path) == [

@@ -6,7 +6,7 @@
   const TINT = [226, 62, 87], OPACITY = 0.6;
   const NEAREST = 0.05, FARTHEST = 32;
 
-  class Painter extends easel.PictureBox {
+  const Painter = (easel.Painter = class extends easel.PictureBox {
     constructor(element, tab) {
       super(element, tab);
       this.mask = null;
@@ -259,7 +259,7 @@
       else return;
       event.preventDefault();
     }
-  }
+  });
 
   easel.parts.painter = (element, options) => new Painter(element, options.tab);
 })(window.easel);

@@ -79,7 +79,7 @@
   // A row for one field; change(value) is told of every change, show(value) sets it from outside.
   easel.panelField = (schema, value, change) => {
     const id = `panel_field_${(count += 1)}`;
-    const build = namesOf(schema) || schema.registry ? choice : schema.type === "boolean" ? check : schema.type === "string" ? text : isNumber(schema) ? slider : json;
+    const build = schema.picture ? easel.pictureField : schema.folder ? easel.fileField : namesOf(schema) || schema.registry ? choice : schema.type === "boolean" ? check : schema.type === "string" ? text : isNumber(schema) ? slider : json;
     const { nodes, show, kind } = build(schema, id, value, change);
     const label = el("label", { for: id }, schema.title || "");
     return { element: el("div", { class: `panel-field ${kind}`, title: schema.description }, label, ...nodes), show };

@@ -13,7 +13,7 @@
     } });
     const zone = el("label", { class: "drop-zone" }, el("span", { class: "drop-words icon-picture" }, words), input);
     easel.acceptDrops(zone, take);
-    document.addEventListener("paste", (event) => {
+    if (tab) document.addEventListener("paste", (event) => {
       const file = [...(event.clipboardData ? event.clipboardData.files : [])].find((entry) => entry.type.startsWith("image/"));
       if (file && easel.activeTab() === tab) {
         event.preventDefault();
@@ -54,7 +54,7 @@
       this.holder = el("div", { class: "picture-holder", hidden: true }, this.frame, this.bar);
       easel.acceptDrops(this.holder, (file) => this.take(file));
       element.append(el("div", { class: "picture-box" }, this.zone, this.holder));
-      easel.pictures[tab] = this;
+      if (tab) easel.pictures[tab] = this;
     }
 
     async takeUrl(url, name) {

@@ -20,6 +20,7 @@ SCRIPTS = (
     "catalog.js",
     "form.js",
     "registry.js",
+    "panel_pictures.js",
     "panel_fields.js",
     "panel_actions.js",
     "panels.js",

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.diffusion.residuals import UNetResiduals, spread, summed, within
 from backend.nn.layers import sinusoid
 from backend.nn.mmdit import TIMESTEP_WAVES
-from backend.nn.residuals import UNetResiduals, spread
 from tests import builders
 from tests.oracles.diffusers_names import mmdit_to_diffusers, unet_to_diffusers
 from tests.oracles.diffusers_networks import diffusers_mmdit, diffusers_unet
@@ -160,3 +160,20 @@ def test_fact_11_every_block_gets_a_residual_the_last_one_too():
         got = mmdit(x, t, context, pooled, residuals=residuals)
     close(got, want)
     assert (got - without_last).std() > 0.1 * want.std()
+
+
+def test_residuals_of_several_networks_add_up_block_by_block():
+    draw = torch.Generator().manual_seed(2)
+    few, many = ([torch.randn(1, 4, 3, generator=draw) for _ in range(n)] for n in (4, 6))
+    both = summed([few, many])
+    for block in range(24):
+        assert torch.equal(spread(both, block, 24), spread(few, block, 24) + spread(many, block, 24))
+
+
+def test_a_region_weights_maps_and_tokens_where_they_lie():
+    region = torch.zeros(4, 4)
+    region[:, 2:] = 1.0
+    (t,) = within([torch.ones(1, 16, 2)], region, 8, 8)
+    u = within(UNetResiduals(middle=torch.ones(1, 2, 2, 2)), region, 8, 8)
+    assert torch.equal(t[0, :, 0].view(4, 4), region)
+    assert torch.equal(u.middle[0, 0], torch.tensor([[0.0, 1.0], [0.0, 1.0]]))

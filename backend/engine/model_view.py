@@ -1,0 +1,98 @@
+"""What extensions see of a job's model, and the networks that they bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from backend.checkpoints.load import numbers
+from backend.checkpoints.tensors import read_tensors
+from backend.control.load import Control, load_control
+from backend.engine import pipeline
+from backend.errors import ModelUnsupported
+from backend.extending import ModelView
+from backend.formats.configs import Part
+from backend.formats.control_configs import ControlInfo
+from backend.formats.reader import read_header
+from backend.nn.mmdit import MMDiT
+from backend.nn.unet import UNet
+from backend.records.places import folder_named
+
+if TYPE_CHECKING:
+    from backend.engine.engine import Engine
+    from backend.engine.job import Job
+
+DENOISER: Part = "denoiser"
+
+
+def model_view(engine: Engine, job: Job, network: UNet | MMDiT) -> ModelView:
+    """The view of one of the job's checkpoints, whose denoiser is ``network``."""
+    steps = len(pipeline.sigmas_of(job)) - 1
+    return ModelView(
+        info=job.info,
+        places=network.places,
+        latent=pipeline.latent_shape(job),
+        steps=steps,
+        device=engine.policy.device,
+        encode=partial(pipeline.encode_one, job, engine.manager),
+        encode_steps=partial(pipeline.encode_steps, job, engine.manager, steps),
+        prediction=job.prediction,
+        vae_encode=partial(pipeline.encode_plain, job, engine.manager),
+        start=pipeline.start_picture(job),
+        control=partial(_control, engine, job),
+        own_network=partial(_own_network, engine, job),
+    )
+
+
+def _control(engine: Engine, job: Job, name: str) -> Control:
+    """The guidance network of a file of models/controlnet; see ``ModelView.control``."""
+    info = engine.catalog.control(name)
+    if info.family != job.info.family:
+        raise ModelUnsupported(
+            f"{info.name} ({info.kind}) guides checkpoints of the family {info.family}; {job.info.name} is "
+            f"{job.info.family}.",
+            "Choose a guidance network that was trained for this checkpoint's family.",
+            field="extensions",
+        )
+    told: list[Control] = []
+    kind = f"control for {job.info.path}" if info.weights != "whole" else "control"
+
+    def load() -> nn.Module:
+        told.append(_loaded(engine, job, info))
+        return told[0].network
+
+    network = engine.manager.network(info.path, kind, load)
+    if not told:  # it was in memory: what its file says of the hint is kept beside it
+        return cast("Control", network.easel_control)
+    network.easel_control = told[0]  # type: ignore[assignment]  # a plain attribute
+    return told[0]
+
+
+def _loaded(engine: Engine, job: Job, info: ControlInfo) -> Control:
+    arithmetic = engine.policy.arithmetic(DENOISER, job.info.sources)
+    if info.weights == "whole":
+        return load_control(info, arithmetic)
+    try:  # a control-LoRA is laid over the checkpoint's own weights, with no adapter in them
+        return load_control(info, arithmetic, engine.manager.denoiser(job.info))
+    finally:
+        engine.manager.denoiser(job.info, job.adapters)
+
+
+def _own_network(
+    engine: Engine, job: Job, folder: str, file: str, build: Callable[[Mapping[str, Tensor]], nn.Module]
+) -> nn.Module:
+    """A network of an extension's own; see ``ModelView.own_network``."""
+    del job
+    entry = engine.catalog.find(file, folder_named(folder))
+
+    def load() -> nn.Module:
+        header = read_header(entry.path)
+        with torch.random.fork_rng(devices=()):  # modules draw their first weights from the global generator
+            network = build(numbers(read_tensors(header, {key: key for key in header.tensors})))
+        return network.to(dtype=engine.policy.dtype).eval().requires_grad_(False)
+
+    return engine.manager.network(entry.path, f"{build.__module__}.{build.__qualname__}", load)
