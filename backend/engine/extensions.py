@@ -179,7 +179,7 @@ class Extensions:
         """Whether any extension that the request names has patches to give."""
         if not request.extensions and not self._always:
             return False
-        owners = {self._panel_owner(name) for name in self.values(request)}
+        owners = {self.panel_owner(name) for name in self.values(request)}
         return not owners.isdisjoint(self.plugins.implementers("patch_job"))
 
     def patches(
