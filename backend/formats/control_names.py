@@ -22,7 +22,7 @@ from backend.formats.diffusers_names import (
 MAX_HINT_LAYERS = 32
 
 #: Theirs -> ours; what is not here keeps its name.
-_MMDIT_EMBEDDERS: Layers = {
+MMDIT_EMBEDDERS: Layers = {
     "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
     "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
     "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
@@ -75,7 +75,7 @@ def single_control_names(keys: Iterable[str]) -> dict[str, str]:
         if match := _BLOCK.fullmatch(key):
             names[key] = f"transformer_blocks.{match[1]}.{renamed(match[2], _SINGLE_BLOCK)}"
         else:
-            names[key] = renamed(key, _MMDIT_EMBEDDERS)
+            names[key] = renamed(key, MMDIT_EMBEDDERS)
     return names
 
 

@@ -114,6 +114,112 @@ def export(family: str, runs: Path, path: Path) -> None:
     click.echo(f"{written}: {written.stat().st_size / 1e6:.1f} MB")
 
 
+def _finetuning(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: torch decides."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--batch", type=click.IntRange(1), default=16, show_default=True),
+        click.option("--scenes", type=click.IntRange(1), default=2400, show_default=True, help="Size of the pool."),
+        click.option("--steps", type=click.IntRange(1), default=800, show_default=True),
+        click.option("--run", type=_FOLDER, required=True, help="Folder of this run; it goes on from what is there."),
+        click.option("--out", type=_FILE, required=True, help="The file to write at the end."),
+        _icons,
+        _family,
+        click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True)),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_finetuning
+@click.option("--rank", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--lr", type=float, default=2e-3, show_default=True)
+def lora(
+    checkpoint: Path,
+    family: str,
+    icons: Path,
+    out: Path,
+    run: Path,
+    steps: int,
+    scenes: int,
+    batch: int,
+    seed: int,
+    threads: int,
+    rank: int,
+    lr: float,
+) -> None:
+    """Train a pencil-sketch LoRA for CHECKPOINT, which this trainer exported."""
+    from backend.training.device import prepare_device
+    from backend.training.frozen import load_frozen
+    from backend.training.lora import LoraPlan, export_lora, train_lora
+    from backend.training.recipe import RECIPES
+
+    plan = LoraPlan(steps, scenes, rank, lr, batch)
+    frozen = load_frozen(checkpoint, RECIPES[family], prepare_device(threads))
+    weights = train_lora(plan, frozen, icons, run, seed=seed)
+    written = export_lora(weights, frozen, plan, out)
+    click.echo(f"{written}: {written.stat().st_size / 1e6:.2f} MB")
+
+
+@main.command()
+@_finetuning
+@click.option("--lr", type=float, default=1e-3, show_default=True)
+def controlnet(
+    checkpoint: Path,
+    family: str,
+    icons: Path,
+    out: Path,
+    run: Path,
+    steps: int,
+    scenes: int,
+    batch: int,
+    seed: int,
+    threads: int,
+    lr: float,
+) -> None:
+    """Train an edge ControlNet for CHECKPOINT, which this trainer exported."""
+    from backend.training.control import ControlPlan, export_control, train_control
+    from backend.training.device import prepare_device
+    from backend.training.frozen import load_frozen
+    from backend.training.recipe import RECIPES
+
+    plan = ControlPlan(steps, scenes, lr, batch)
+    frozen = load_frozen(checkpoint, RECIPES[family], prepare_device(threads))
+    weights = train_control(plan, frozen, icons, run, seed=seed)
+    written = export_control(weights, frozen, out)
+    click.echo(f"{written}: {written.stat().st_size / 1e6:.2f} MB")
+
+
+@main.command()
+@_family
+@_icons
+@click.option("--count", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--cfg-scale", type=click.FloatRange(1, 30), default=4.0, show_default=True)
+@click.option("--sheet", type=_FILE, default=None, help="Write scenes, edges, without, with, as rows of one picture.")
+@click.argument("checkpoint", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("controlnet", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+def steer(
+    family: str, icons: Path, count: int, cfg_scale: float, sheet: Path | None, checkpoint: Path, controlnet: Path
+) -> None:
+    """Measure how far CONTROLNET, an edge ControlNet of CHECKPOINT, steers held-out scenes."""
+    from PIL import Image
+
+    from backend.training.device import prepare_device
+    from backend.training.frozen import load_frozen
+    from backend.training.recipe import RECIPES
+    from backend.training.recognise import contact_sheet
+    from backend.training.steering import load_trained_control, measure_steering
+
+    frozen = load_frozen(checkpoint, RECIPES[family], prepare_device(0))
+    network = load_trained_control(controlnet).to(frozen.device)
+    steering, pictures = measure_steering(frozen, network, icons, count, cfg_scale=cfg_scale)
+    click.echo(f"{controlnet.name}: {steering}")
+    if sheet is not None:
+        shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for row in pictures for picture in row]
+        contact_sheet(shown, columns=count).save(sheet)
+
+
 @main.command()
 @_icons
 @click.option("--count", type=click.IntRange(1), default=200, show_default=True)

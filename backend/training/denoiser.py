@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +121,12 @@ class Batch:
     pooled: Tensor | None
 
 
-def training_loss(recipe: Recipe, network: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The family's loss: eps with min-SNR weights at even timesteps, or velocity at logit-normal noise levels."""
+def training_loss(recipe: Recipe, network: Callable[..., Tensor], batch: Batch, generator: torch.Generator) -> Tensor:
+    """The family's loss: eps with min-SNR weights at even timesteps, or velocity at logit-normal noise levels.
+
+    Args:
+        network: called as the denoiser is, with x, timestep, context and pooled.
+    """
     prediction = prediction_of(recipe)
     latent, count = batch.latent, len(batch.latent)
     if recipe.family == "sd3":

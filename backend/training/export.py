@@ -40,16 +40,26 @@ def export_checkpoint(recipe: Recipe, vocabulary: Vocabulary, run: Path, path: P
         tokenizer_t5=vocabulary.t5_json if recipe.t5 is not None else None,
         license=LICENSE,
     )
-    metadata |= {
+    metadata |= published_facts(recipe, f"Easel {recipe.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(path, family=recipe.family, modules={**modules, "vae": vae.state_dict()}, metadata=metadata)
+    return path
+
+
+def published_facts(recipe: Recipe, title: str, adapter: str = "") -> dict[str, str]:
+    """The header fields of the ModelSpec.
+
+    Args:
+        adapter: of a file that belongs to such a checkpoint: "lora", "controlnet".
+    """
+    architecture = _ARCHITECTURES[recipe.family]
+    return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": _ARCHITECTURES[recipe.family],
-        "modelspec.title": f"Easel {recipe.name}",
+        "modelspec.architecture": f"{architecture}/{adapter}" if adapter else architecture,
+        "modelspec.title": title,
         "modelspec.author": "the Easel project",
         "modelspec.license": LICENSE,
         "modelspec.date": datetime.now(UTC).date().isoformat(),
         "modelspec.resolution": f"{recipe.defaults.width}x{recipe.defaults.height}",
         "modelspec.prediction_type": "epsilon" if recipe.family == "sdxl" else "rectified_flow",
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, family=recipe.family, modules={**modules, "vae": vae.state_dict()}, metadata=metadata)
-    return path

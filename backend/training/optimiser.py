@@ -103,6 +103,25 @@ class Optimisers:
             optimiser.zero_grad(set_to_none=True)
         return norm
 
+    def state(self) -> dict[str, Tensor]:
+        """What they remember, as ``optimiser.parameter.name``."""
+        return {
+            f"{number}.{index}.{name}": value
+            for number, optimiser in enumerate(self._optimisers)
+            for index, values in optimiser.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what ``state`` gave, of optimisers over the same parameters."""
+        for number, optimiser in enumerate(self._optimisers):
+            values: dict[int, dict[str, Tensor]] = {}
+            for full, value in state.items():
+                owner, index, name = full.split(".", 2)
+                if int(owner) == number:
+                    values.setdefault(int(index), {})[name] = value
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": values})
+
 
 def rate_factor(step: int, progress: float, *, warmup: int = 50, decay_from: float = 0.6, floor: float = 0.02) -> float:
     """A short warm-up, a level stretch, then a cosine down to ``floor``.

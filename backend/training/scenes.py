@@ -6,7 +6,7 @@ same pool on every machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,14 @@ class Scene:
 
     background: str
     items: tuple[Item, ...]
+
+
+_OTHER_SIDE: dict[Place, Place] = {"left": "right", "centre": "centre", "right": "left"}
+
+
+def mirrored(scene: Scene) -> Scene:
+    """What the scene's picture shows when left and right are exchanged."""
+    return Scene(scene.background, tuple(replace(i, place=_OTHER_SIDE[i.place]) for i in reversed(scene.items)))
 
 
 @dataclass(frozen=True)
