@@ -18,10 +18,10 @@ from backend.formats.control_configs import ControlInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
 from backend.formats.encoder_files import encoder_file
 from backend.formats.families import NETWORKS
-from backend.formats.kinds import Keys, Kind, family_of, first_kind
+from backend.formats.kinds import Keys, Kind, family_of, first_kind, said_family
 from backend.formats.layout import DENOISER, OTHER_PREFIXES, VAE
 from backend.formats.naming import in_our_names
-from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS, T2I_ADAPTER
+from backend.formats.other_kinds import BEFORE_CHECKPOINTS, OTHER_KINDS, SAID_FOR, T2I_ADAPTER
 from backend.formats.preview_files import preview_file
 from backend.formats.reader import Header
 from backend.formats.vae_files import vae_info
@@ -45,7 +45,8 @@ def detect(header: Header) -> Detected:
     easel_metadata.check_version(header.metadata)
     keys = Keys(header.tensors)
     if kind := first_kind(BEFORE_CHECKPOINTS, keys):
-        return _control(header) or _other(header, kind, family_of(kind, keys))
+        made_for = family_of(kind, keys) or said_family(SAID_FOR, header.metadata)
+        return _control(header) or _other(header, kind, made_for)
     header, layouts = in_our_names(header)
     try:
         for prefix in _DENOISER_PREFIXES:
@@ -65,7 +66,7 @@ def detect(header: Header) -> Detected:
     kind = first_kind(OTHER_KINDS, keys)
     if kind is None and (embedding := embedding_info(header)):
         return embedding
-    made_for = family_of(kind, keys) if kind else ""
+    made_for = (family_of(kind, keys) or said_family(SAID_FOR, header.metadata)) if kind else ""
     if kind is not None and kind.name == ADAPTER and runs_here(made_for):
         return adapter_info(header, keys, made_for)
     if kind is not None and kind.name == T2I_ADAPTER and (control := _control(header)):

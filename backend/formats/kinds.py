@@ -7,7 +7,7 @@ by rows of its own: keys, and the sizes behind them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.formats.measure import Tensors
@@ -27,6 +27,20 @@ class MadeFor:
     pattern: str
     axis: int = -1
     sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SaidFor:
+    """What a header field says of the base model, for files whose shapes tell nothing.
+
+    Attributes:
+        field: of the header's metadata.
+        begins: how the value begins, in lower case.
+    """
+
+    family: str
+    field: str
+    begins: str
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,11 @@ def first_kind(kinds: Sequence[Kind], keys: Keys) -> Kind | None:
 def family_of(kind: Kind, keys: Keys) -> str:
     """The family that a file of this kind was made for; empty if nothing tells."""
     return next((row.family for row in kind.made_for if _is_for(row, keys)), "")
+
+
+def said_family(rows: Sequence[SaidFor], metadata: Mapping[str, str]) -> str:
+    """The family that the metadata names; empty if it names none."""
+    return next((row.family for row in rows if metadata.get(row.field, "").lower().startswith(row.begins)), "")
 
 
 def _holds(kind: Kind, keys: Keys) -> bool:

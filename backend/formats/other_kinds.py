@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.formats.kinds import Kind, MadeFor
+from backend.formats.kinds import Kind, MadeFor, SaidFor
 
 T2I_ADAPTER = "T2I-Adapter"
 _HF_TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -51,6 +51,18 @@ _LORA_FOR = (
     MadeFor("SD2", rf"^(lora_te|text_encoder)[._].*q_proj(_lora)?{_LORA_IN}", -1, (1024,)),
     MadeFor("SD1.5 or SD2", r"down_blocks[._]0[._]attentions|up_blocks[._]3[._]|input_blocks[._][12][._]1[._]"),
 )  # fmt: skip
+
+#: ModelSpec's and kohya's words for the base model; shapes, where they tell, come before them.
+SAID_FOR: Sequence[SaidFor] = tuple(
+    SaidFor(family, field, begins)
+    for family, architecture, base in (
+        ("SDXL", "stable-diffusion-xl-v1", "sdxl"),
+        ("SD3 or SD3.5", "stable-diffusion-v3", "sd3"),
+        ("SD2", "stable-diffusion-v2", "sd_v2"),
+        ("SD1.5", "stable-diffusion-v1", "sd_v1"),
+    )
+    for field, begins in (("modelspec.architecture", architecture), ("ss_base_model_version", base))
+)
 
 #: Kinds that share keys with checkpoints, looked at before them.
 BEFORE_CHECKPOINTS: Sequence[Kind] = (

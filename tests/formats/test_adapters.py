@@ -55,3 +55,16 @@ def test_only_what_the_header_says_speaks_against_a_family(tmp_path):
     assert (both.may_fit("sdxl"), both.may_fit("sd3"), both.may_fit("sd2")) == (True, True, False)
     silent = told(tmp_path, {"lora_unet_x.lora_down.weight": (4, 64)})
     assert all(silent.may_fit(family) for family in ("sdxl", "sd3", "sd2", "sd1", "sdxl_refiner"))
+
+
+@pytest.mark.parametrize(("metadata", "family"), [
+    ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, "sdxl"),
+    ({"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
+    ({"ss_base_model_version": "sd3.5-medium"}, "sd3"),
+    ({"modelspec.architecture": "stable-diffusion-v1/lora"}, "sd1"),
+])  # fmt: skip
+def test_the_metadata_speaks_where_the_shapes_are_silent(tmp_path, metadata, family):
+    silent = told(tmp_path, {"lora_unet_x.lora_down.weight": (4, 64)}, **metadata)
+    assert [f for f in ("sdxl", "sd3", "sd1") if silent.may_fit(f)] == [family]
+    by_shape = told(tmp_path, {f"{K}.lora_down.weight": (4, 2048)}, **metadata)
+    assert by_shape.made_for == "SDXL"
