@@ -6,11 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
-from backend.formats.configs import CLIPConfig, T5Config, VAEConfig
+from backend.checkpoints.save import easel_metadata, write_checkpoint
+from backend.formats.configs import CLIPConfig, LatentConstants, T5Config, VAEConfig
+from backend.nn.layers import initialise
+from backend.nn.vae import VAE
+from backend.training.denoiser import build_denoiser
+from backend.training.frozen import Frozen, load_frozen
 from backend.training.objects import THINGS
 from backend.training.recipe import RECIPES, Recipe
+from backend.training.text import build_encoders
 from backend.training.vocabulary import Vocabulary, train_vocabulary
 
 
@@ -58,3 +65,33 @@ def tiny_recipe(request: pytest.FixtureRequest) -> Recipe:
         recipe.denoiser, depth=2, hidden=64, heads=1, context_dim=128, pooled_dim=128, dual_blocks=1, mlp_hidden=64
     )
     return replace(recipe, denoiser=network, t5=T5Config(128, 1, 1, 64, 64, 0, 24, 256), **small)
+
+
+@pytest.fixture
+def frozen(tiny_recipe: Recipe, vocabulary: Vocabulary, tmp_path: Path) -> Frozen:
+    """A checkpoint of random weights, whose denoiser already answers with something."""
+    torch.manual_seed(0)
+    recipe = tiny_recipe.with_vocabulary(vocabulary)
+    vae = VAE(recipe.vae)
+    initialise(vae)
+    denoiser = build_denoiser(recipe)
+    for parameter in denoiser.parameters():  # what starts at zero lets no gradient through
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    channels = recipe.vae.latent_channels
+    latent = LatentConstants(channels, 1.0, 0.0, ((0.1, 0.1, 0.1),) * channels, (0.0, 0.0, 0.0))
+    networks = {"denoiser": denoiser, "vae": vae, **build_encoders(recipe)}
+    metadata = easel_metadata(
+        denoiser=recipe.denoiser,
+        vae=recipe.vae,
+        latent=latent,
+        clip_l=recipe.clip_l,
+        clip_g=recipe.clip_g,
+        t5=recipe.t5,
+        defaults=recipe.defaults,
+        tokenizer_clip=vocabulary.clip_json,
+        tokenizer_t5=vocabulary.t5_json,
+    )
+    path = tmp_path / "tiny.safetensors"
+    write_checkpoint(path, family=recipe.family, modules=networks, metadata=metadata)  # type: ignore[arg-type]
+    return load_frozen(path, tiny_recipe.with_vocabulary(vocabulary), torch.device("cpu"))
