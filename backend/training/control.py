@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,9 @@ def build(denoiser: UNet | MMDiT) -> ControlNet | SingleControl:
     initialise(network)
     network.load_state_dict(copied, strict=False)
     hears = network.input_hint_block[-1] if isinstance(network, ControlNet) else network.pos_embed_input.proj
-    hears.reset_parameters()  # published ones start here at zero, too; not doing so saves them the time to wake up
+    cast(
+        "nn.Conv2d", hears
+    ).reset_parameters()  # published ones start here at zero, too; not doing so saves them the time to wake up
     return network
 
 

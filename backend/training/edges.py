@@ -5,6 +5,8 @@ Source: Canny 1986, "A computational approach to edge detection", sections VI an
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from torch import Tensor
 
 #: Where a gradient points, as an angle from 0 to 180 degrees in eighths, and the neighbour in that direction (dy, dx).
 _NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1))
+_AT_ONCE = 32  # pictures: a whole pool as floats, several times over, is gigabytes
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -40,6 +43,11 @@ def edges(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
     Returns:
         (N, H, W) bool.
     """
+    parts = zip(*(column.split(_AT_ONCE) for column in (images, low, high)), strict=True)
+    return torch.cat([_edges(*part) for part in parts])
+
+
+def _edges(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
     right, down = gradients(_smoothed(images.float() / 255))
     strongest = torch.hypot(right, down).argmax(dim=1, keepdim=True)  # of the colours, (N, 1, H, W)
     right, down = right.gather(1, strongest)[:, 0], down.gather(1, strongest)[:, 0]
@@ -52,8 +60,8 @@ def edges(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _reached(weak: Tensor, strong: Tensor) -> Tensor:
     """What of ``weak`` hangs together with something ``strong``, corners included; (H, W) bool all."""
-    pieces, count = label(weak.numpy(), structure=np.ones((3, 3)))
-    is_kept = np.zeros(count + 1, dtype=bool)
+    pieces = np.asarray(cast("tuple[np.ndarray, int]", label(weak.numpy(), structure=np.ones((3, 3))))[0])
+    is_kept = np.zeros(int(pieces.max()) + 1, dtype=bool)
     is_kept[np.unique(pieces[strong.numpy()])] = True
     is_kept[0] = False  # no piece
     return torch.from_numpy(is_kept[pieces])

@@ -56,9 +56,13 @@ class Frozen:
         for start in range(0, len(captions), 50):
             part = captions[start : start + 50]
             with training_arithmetic(self.device):
-                ids = tuple(column.to(self.device) for column in captioner(part))
+                clip_l, clip_g, t5 = (column.to(self.device) for column in captioner(part))
                 dropped = torch.tensor([not text for text in part], device=self.device)
-                made.append(encode_captions(self.recipe, self.encoders, ids, size=(side, side), dropped=dropped))
+                made.append(
+                    encode_captions(
+                        self.recipe, self.encoders, (clip_l, clip_g, t5), size=(side, side), dropped=dropped
+                    )
+                )
         context = torch.cat([row.context.float().cpu() for row in made])
         pooled = [row.pooled.float().cpu() for row in made if row.pooled is not None]
         return context, torch.cat(pooled) if pooled else None

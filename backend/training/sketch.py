@@ -9,11 +9,16 @@ from torch import Tensor
 from backend.training.edges import gradients, luminance
 
 PAPER, PENCIL = (250, 245, 232), (38, 36, 44)
+_AT_ONCE = 32  # pictures: a whole pool as floats, several times over, is gigabytes
 _SHADE = 0.42  # how dark a black area is drawn
 
 
 def sketch(images: Tensor) -> Tensor:
     """Pictures (N, 3, H, W) uint8 as sketches of the same shape: dark outlines, areas in light greys, no colour."""
+    return torch.cat([_sketch(part) for part in images.split(_AT_ONCE)])
+
+
+def _sketch(images: Tensor) -> Tensor:
     pixels = images.float() / 255
     steepness = torch.linalg.vector_norm(torch.stack(gradients(pixels)), dim=(0, 2))  # (N, H, W), over all colours
     lines = (2.0 * _blurred(steepness, 3)).clamp(0, 1)
