@@ -17,6 +17,7 @@ from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.patching import Place
 from backend.diffusion.prediction import Prediction
+from backend.errors import NotFound
 from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
 from backend.records.registry import Registry
@@ -134,6 +135,10 @@ class PanelSpec:
         }
 
 
+def _no_checkpoint() -> CheckpointInfo:
+    raise NotFound("This job has no checkpoint.")
+
+
 def _nobody(_text: str) -> None:
     """Takes what is told where there is nobody to tell it to."""
 
@@ -154,6 +159,8 @@ class JobView:
         memory: the extension's own for this request, empty at first: what one of its hooks hands on to a later one.
         registry: the document by which everything is known by name: samplers, schedules, panels with their schemas.
         data_folder: the extension's own folder for what it keeps.
+        checkpoint: what the header of the request's checkpoint tells; raises ``NotFound``.
+        models_dir: the folder of models, in which an extension may have a folder for models of its own kind.
     """
 
     request: GenerationRequest
@@ -167,6 +174,8 @@ class JobView:
     memory: dict[str, Any] = field(default_factory=dict)
     registry: Registry = field(default_factory=dict)
     data_folder: Path = Path()
+    checkpoint: Callable[[], CheckpointInfo] = _no_checkpoint
+    models_dir: Path = Path()
 
 
 @dataclass(frozen=True)

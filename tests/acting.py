@@ -30,6 +30,9 @@ def rewrite(job):
 def grad(job):
     return ActionResult(text=str(torch.is_grad_enabled()))
 
+def model(job):
+    return ActionResult(text=f"{job.checkpoint().family} in {job.models_dir.name}")
+
 def sleep(job):
     time.sleep(3)
     return ActionResult(text="slept")
@@ -69,7 +72,7 @@ RESULTS = {
 
 @hookimpl
 def register_panels():
-    plain = (preview, rewrite, grad, sleep, refuse, leave, interrupt, fail, die, seed)
+    plain = (preview, rewrite, grad, model, sleep, refuse, leave, interrupt, fail, die, seed)
     actions = [ActionSpec(run.__name__, run.__name__.capitalize(), run, help="A button.") for run in plain]
     actions += [ActionSpec(name, name, run) for name, run in RESULTS.items()]
     actions.append(ActionSpec("forever", "Forever", forever, seconds=0.5))

@@ -53,7 +53,7 @@ class Engine:
         self._known_parts: frozenset[PartKey] = frozenset()
         self.manager = ModelManager(self.policy, self._tell_residents)
         self.catalog = Catalog.of(settings)
-        self.extensions = Extensions.load(settings)
+        self.extensions = Extensions.load(settings, self.catalog)
         self.registry: dict[str, Any] = {"schema": SCHEMA, **self.extensions.document()}
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)

@@ -25,6 +25,7 @@ from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runn
 from backend.manifest import bundled_folder
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import Approvals, ExtensionFailed, Plugins
+from backend.records.catalog import Catalog
 from backend.records.images import Inputs
 from backend.records.tags import PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
@@ -58,14 +59,17 @@ class Extensions:
         plugins: loaded; their registries are asked here, once.
         guard: that stands around their calls.
         inputs: the stored pictures that values name.
-        data_dir: in which each extension has a folder for what it keeps.
+        settings: where folders lie.
+        catalog: the models that requests name.
     """
 
-    def __init__(self, plugins: Plugins, guard: TorchGuard, inputs: Inputs, data_dir: Path = Path()) -> None:
+    def __init__(self, plugins: Plugins, guard: TorchGuard, settings: Settings, catalog: Catalog) -> None:
         self.plugins = plugins
         self.guard = guard
-        self._inputs = inputs
-        self._data_dir = data_dir
+        self._inputs = Inputs(settings.inputs_dir)
+        self._data_dir = settings.data_dir
+        self._models_dir = settings.models_dir
+        self._catalog = catalog
         self._owners: dict[tuple[str, str], str] = {}
         self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
         self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
@@ -78,14 +82,14 @@ class Extensions:
         self._document = MappingProxyType(self.document())
 
     @classmethod
-    def load(cls, settings: Settings) -> Extensions:
+    def load(cls, settings: Settings, catalog: Catalog) -> Extensions:
         """Find, check and import those that may run; with ``no_extensions`` none."""
         guard = TorchGuard()
         plugins = Plugins(hookspecs, "engine", guard)
         if not settings.no_extensions:
             approvals = Approvals(settings.approvals)
             plugins.load(bundled_folder(), settings.extension_folders, approvals, settings.data_dir / ".importing")
-        return cls(plugins, guard, Inputs(settings.inputs_dir), settings.data_dir)
+        return cls(plugins, guard, settings, catalog)
 
     def document(self) -> dict[str, Any]:
         """The registry document's part: samplers, schedules, panels, and how each extension fares."""
@@ -151,6 +155,8 @@ class Extensions:
             picture=self._inputs.load,
             mask=self._inputs.load_mask,
             store=self._inputs.store_image,
+            checkpoint=lambda: self._catalog.checkpoint(request.checkpoint),
+            models_dir=self._models_dir,
         )
 
     def adapters(

@@ -61,6 +61,10 @@ def test_an_action_runs_without_gradients(acting) -> None:
     assert torch.is_grad_enabled()
 
 
+def test_an_action_knows_the_checkpoint_and_where_models_lie(acting, models_dir) -> None:
+    assert press(acting, "model").text == f"sdxl in {models_dir.name}"
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [("fail", "RuntimeError: bang"), ("leave", "SystemExit: 3"), ("nothing", "a NoneType instead of an ActionResult"),
