@@ -17,6 +17,7 @@ from typing import Any
 
 from backend.errors import BadRequest, NotFound
 from backend.formats.configs import CheckpointInfo
+from backend.records.axes import swept
 from backend.records.catalog import Catalog
 from backend.records.files import sweep_temps
 from backend.records.folders import recover_folders
@@ -243,6 +244,9 @@ class Studio:
     def _accept(self, request: GenerationRequest, key: str | None) -> Job:
         resolved, info = self._resolved(request)
         check_tags(resolved.request, info, self._registry, self.catalog.adapter)
+        for cell in swept(resolved.request, self._registry):
+            ready, other = self._resolved(cell)
+            check_tags(ready.request, other, self._registry, self.catalog.adapter)
         return self.store.submit(resolved.request, key, notes=resolved.notes)
 
     def _resolved(self, request: GenerationRequest) -> tuple[Resolved, CheckpointInfo]:

@@ -25,6 +25,7 @@ from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runn
 from backend.manifest import bundled_folder
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import Approvals, ExtensionFailed, Plugins
+from backend.records.axes import axis_names
 from backend.records.catalog import Catalog
 from backend.records.images import Inputs
 from backend.records.tags import PromptTag, PromptTagSpec
@@ -97,7 +98,7 @@ class Extensions:
         tags = [spec.to_json(self._owner("register_prompt_tags", name)) for name, spec in self.tags.items()]
         samplers = [spec.to_json(self._owner("register_samplers", name)) for name, spec in self.samplers.items()]
         schedules = [{"name": spec.name, "label": spec.label} for spec in self.schedules.values()]
-        return {
+        told = {
             "samplers": samplers,
             "schedules": schedules,
             "panels": own,
@@ -107,6 +108,8 @@ class Extensions:
             ],
             "extensions": [extension.to_json() for extension in self.plugins.extensions.values()],
         }
+        axes = [{"name": name, "label": label} for name, label in axis_names(told).items()]
+        return {**told, "axes": axes}
 
     def values(self, request: GenerationRequest) -> Mapping[str, Parameters]:
         """The values of every panel that the request names, migrated and checked; and of those that are always there.

@@ -86,3 +86,32 @@ def test_a_setting_that_cannot_be_used_ends_it_with_a_sentence(models_dir: Path,
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert errors.decode().strip().splitlines()[-1].startswith("easel: Device 'toaster'")
+
+
+def test_a_sweep_whose_engine_is_killed_goes_on_with_what_is_not_saved_yet(models_dir: Path, tmp_path: Path) -> None:
+    panel = {"sweep": {"version": 1, "values": {"x": "steps: 3, 4, 60"}}}
+    request = request_to_json(ask("tiny-xl", extensions=panel))
+    seen: list[list[object]] = []
+    for attempt in range(2):
+        process = start(tmp_path, models_dir)
+        assert process.stdin and process.stdout and process.stderr
+        order(process.stdin, type="job", id="0123456789abcdef", request=request)
+        seen.append([])
+        for line in process.stdout:
+            event = event_from_line(line)
+            seen[-1].append(event)
+            if isinstance(event, Step) and event.steps == 60 and attempt == 0:
+                process.kill()
+            if isinstance(event, Done):
+                process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+        process.stderr.close()
+    first, second = ([event for event in events if isinstance(event, ImageSaved)] for events in seen)
+    assert [event.index for event in first] == [0, 1]
+    assert [event.index for event in second] == [0, 1, 2, 3]
+    assert [event.path for event in first] == [event.path for event in second[:2]]
+    steps = [event for event in seen[1] if isinstance(event, Step)]
+    assert {event.steps for event in steps} == {60}
+    assert len(steps) == 60 and steps[0].batch == 2 and steps[-1].share == 1.0
+    assert [*map(str, sorted((tmp_path / "outputs").rglob("*.png")))] == sorted(event.path for event in second)

@@ -63,6 +63,23 @@
     show(value);
     return { nodes: [box], show, kind: "text" };
   }
+  // A parameter of the job by name and the values that it takes: "steps: 10, 20"; a tag stands between < and >.
+  function axis(schema, id, value, change) {
+    const names = el("datalist", { id: `${id}_names` });
+    const offer = () => names.replaceChildren(...(easel.registry.axes || []).map((row) => el("option", { value: row.name, label: row.label })));
+    const name = el("input", { type: "text", id, list: names.id, spellcheck: "false", placeholder: "parameter", onfocus: offer, oninput: tell });
+    const values = el("textarea", { rows: 1, spellcheck: "false", placeholder: "values", "aria-label": `Values of ${schema.title}`, oninput: tell });
+    function tell() {
+      const [first, rest] = [name.value.trim(), values.value.trim()];
+      change(first || rest ? `${first}: ${rest}` : "");
+    }
+    function show(wanted) {
+      const parts = wanted.match(/^\s*(<[^>]*>|[^:]*):?\s*([^]*)$/);
+      [name.value, values.value] = [parts[1].trim(), parts[2]];
+    }
+    show(value);
+    return { nodes: [name, values, names], show, kind: "axis" };
+  }
   // A type that has no control of its own is written as JSON; what is none is sent as text, and refused by its name.
   function json(schema, id, value, change) {
     const read = (words) => {
@@ -79,7 +96,7 @@
   // A row for one field; change(value) is told of every change, show(value) sets it from outside.
   easel.panelField = (schema, value, change) => {
     const id = `panel_field_${(count += 1)}`;
-    const build = schema.picture ? easel.pictureField : schema.folder ? easel.fileField : namesOf(schema) || schema.registry ? choice : schema.type === "boolean" ? check : schema.type === "string" ? text : isNumber(schema) ? slider : json;
+    const build = schema.picture ? easel.pictureField : schema.folder ? easel.fileField : namesOf(schema) || schema.registry ? choice : schema.type === "boolean" ? check : schema.kind === "axis" ? axis : schema.type === "string" ? text : isNumber(schema) ? slider : json;
     const { nodes, show, kind } = build(schema, id, value, change);
     const label = el("label", { for: id }, schema.title || "");
     return { element: el("div", { class: `panel-field ${kind}`, title: schema.description }, label, ...nodes), show };
