@@ -47,7 +47,7 @@ class Extension:
 
     Attributes:
         status: on; off (by the user); new or changed (waits for approval); refused (manifest, API, conflicts); failed
-            (import, hooks, a clash of names); crashed (the process died or hung while importing it).
+            (import, hooks, a clash of names); crashed (the process died or hung in its code).
         hooks: names of the hooks it implements here.
         seconds: spent in its hooks since the start, by hook; ``calls`` counts them.
         failures: of its observers; at ``STRIKES`` they are no longer called.
@@ -85,6 +85,7 @@ class Extension:
             "import_seconds": round(self.import_seconds, 3),
             "hook_seconds": {hook: round(spent, 4) for hook, spent in dict(self.seconds).items()},
             "hook_calls": dict(self.calls),
+            "failures": self.failures,
         }
 
 
@@ -131,7 +132,7 @@ class Approvals:
         write_atomically(self._path, json.dumps(kept, indent=1).encode())
 
     def note_crash(self, name: str) -> None:
-        """A process died or hung while importing it: it stays out until the user switches it on again."""
+        """A process died or hung in its code: it stays out until the user switches it on again."""
         kept = self.read()
         if name not in kept["crashed"]:
             kept["crashed"].append(name)
@@ -148,7 +149,7 @@ class Approvals:
         if found.name in kept["off"]:
             return "off", "Switched off."
         if found.name in kept["crashed"]:
-            return "crashed", "The program died or hung while importing it. Switch it on to try again."
+            return "crashed", "The program died or hung in its code (import or hook). Switch it on to try again."
         if found.is_bundled:
             return "on", ""
         if found.name not in kept["on"]:
@@ -316,17 +317,23 @@ class Plugins:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                extension.failures += 1
-                log.warning("observer %s of extension %s failed: %s", hook, owner, error, exc_info=True)
-                extension.reason = f"{hook} failed: {type(error).__name__}: {str(error)[:200]}" + (
-                    "; its observers are off until the next start." if extension.failures >= STRIKES else "."
-                )
+                self.strike(owner, hook, error)
 
-    def registered(self, hook: str, kind: type) -> Iterator[tuple[str, Any]]:
+    def strike(self, owner: str, hook: str, error: BaseException) -> None:
+        """An observer failed: warn, and say so in the list; after three failures its observers are left out."""
+        extension = self.extensions[owner]
+        extension.failures += 1
+        log.warning("observer %s of extension %s failed: %s", hook, owner, error, exc_info=error)
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {str(error)[:200]}"
+        extension.reason = f"{hook} failed: {words.rstrip('.')}" + (
+            "; its observers are off until the next start." if extension.failures >= STRIKES else "."
+        )
+
+    def registered(self, hook: str, kind: type, only: str | None = None, **arguments: Any) -> Iterator[tuple[str, Any]]:
         """(owner, spec) of everything that a registry hook returns; an extension that returns something else is off."""
-        for owner in self.implementers(hook):
+        for owner in self.implementers(hook) if only is None else (only,):
             try:
-                specs = list(self._timed(hook, owner, {}))
+                specs = list(self._timed(hook, owner, arguments))
                 wrong = next((spec for spec in specs if not isinstance(spec, kind)), None)
                 if wrong is not None:
                     raise TypeError(f"{hook} returned a {type(wrong).__name__} instead of a {kind.__name__}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
+from webui.extension_routes import PREFIX
 from webui.gradio_faults import GradioFaults
 from webui.guard import Guard, Policy
 from webui.limits import Limits
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from backend.settings import Settings
+    from webui.extension_host import ExtensionHost
 
 
 # Whatever the page asks for: nothing of gradio's that keeps, tells or lets in more than Easel does.
@@ -33,13 +35,16 @@ CLOSED: Mapping[str, Any] = {
 }
 
 
-def build_app(studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | None = None) -> ASGIApp:
-    """Everything that answers on the port. The guard stands in front of gradio's routes too.
+def build_app(
+    studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | None = None, host: ExtensionHost | None = None
+) -> ASGIApp:
+    """Everything that answers on the port. The guard stands in front of gradio's routes and the extensions' too.
 
     Args:
         look: theme, head and other keyword arguments for ``gr.mount_gradio_app``.
+        host: the extensions whose routes are added.
     """
-    return guarded(build_routes(studio, blocks, look), studio.settings)
+    return guarded(build_routes(studio, blocks, look, host), studio.settings)
 
 
 def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
@@ -47,12 +52,16 @@ def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
     return Guard(Limits(GradioFaults(app)), Policy.of(settings))
 
 
-def build_routes(studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | None = None) -> FastAPI:
+def build_routes(
+    studio: Studio, blocks: gradio.Blocks, look: Mapping[str, Any] | None = None, host: ExtensionHost | None = None
+) -> FastAPI:
     """The routes alone, without the guard."""
     import gradio as gr
 
     app = FastAPI(title="Easel", docs_url=None, redoc_url=None, openapi_url=None)
     add_rest(app, studio)
+    if host is not None:
+        app.mount(PREFIX, host.routes)
     options = {**(look or {}), **CLOSED, "server_name": "127.0.0.1", "server_port": studio.settings.port}
     gr.mount_gradio_app(app, blocks, path="/", **options)
     return app

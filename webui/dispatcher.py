@@ -38,6 +38,7 @@ from backend.records.jobs import Job, JobStore
 from backend.request import request_to_json
 from webui.acting import Acting
 from webui.channel import EngineExit, EngineProcess
+from webui.extending import Hold
 from webui.live import Live
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 2
 SETTINGS_FAULT = 2  # exit code of an engine whose last line on stderr is a sentence for the user
 LONG_LIFE = 60.0  # seconds after which an engine's death counts as the first one again
+
+Choose = Callable[[Sequence[Job]], "str | Hold | None"]  # of the waiting jobs, the oldest first; never raises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class Patience:
     longest_pause: float = 60.0
     stop: float = 5.0  # for an engine to end by itself when the server stops
     store: float = 5.0  # before a job store that failed (full disk) is tried again
+    hold: float = 3.0  # before a queue that an extension holds is looked at again
 
 
 @dataclass
@@ -108,13 +112,21 @@ class Dispatcher:
         self._deaths = 0
         self._start_at: float | None = None
         self._feed_at = 0.0
+        self._feeds = True
+        self._choose: Choose | None = None
+        self._look_at: float | None = None  # when a held queue is looked at again
         self._store_behind = False
         self._stopping = False
         self._renew = False  # the engine is to be started anew when no job runs ...
         self._closed_at: float | None = None  # ... and has been asked to end
 
-    def start(self) -> None:
-        """Start the engine and, from a thread of our own, serve it; jobs of a former process wait again."""
+    def start(self, *, feed: bool = True) -> None:
+        """Start the engine and, from a thread of our own, serve it; jobs of a former process wait again.
+
+        Args:
+            feed: whether jobs are handed to it already, or not before ``feed`` is called.
+        """
+        self._feeds = feed
         self._store.requeue_running(MAX_ATTEMPTS)
         self._start_engine()
         self._thread.start()
@@ -124,8 +136,16 @@ class Dispatcher:
         self._mail.put(self._stop)
         self._thread.join(self._patience.stop + 5)
 
+    def feed(self, choose: Choose | None) -> None:
+        """Hand jobs to the engine from now on; ``choose`` says which is next, if it is not the oldest."""
+
+        def begin() -> None:
+            self._feeds, self._choose = True, choose
+
+        self._mail.put(begin)
+
     def wake(self) -> None:
-        """A job was submitted."""
+        """A job was submitted, or the next one may be another than before."""
         self._mail.put(lambda: None)
 
     def renew(self) -> None:
@@ -249,7 +269,7 @@ class Dispatcher:
     # -- jobs
 
     def _feed(self) -> None:
-        if not self._ready or self._running is not None or self._process is None or self._stopping:
+        if not (self._ready and self._feeds) or self._running is not None or self._process is None or self._stopping:
             return
         if self._renew and self._closed_at is None:
             self._closed_at = self._clock()
@@ -259,11 +279,22 @@ class Dispatcher:
         if self._store_behind:  # a row may still say that it runs
             self._store.requeue_running(MAX_ATTEMPTS)
             self._store_behind = False
-        job = self._store.claim()
-        self._live.trouble("")
+        job, held = self._next()
+        self._live.trouble(held)
         if job is not None:
             self._running = _Running(job=job, heard=self._clock())
             self._process.send_job(job.id, request_to_json(job.request))
+
+    def _next(self) -> tuple[Job | None, str]:
+        """The next job, taken; or none, and why if some wait."""
+        self._look_at = None
+        waiting = self._store.waiting() if self._choose is not None else ()
+        choice = self._choose(waiting) if self._choose is not None and waiting else None
+        if isinstance(choice, Hold):
+            self._look_at = self._clock() + self._patience.hold
+            return None, choice.reason
+        job = self._store.claim(choice) if choice is not None else None
+        return job or self._store.claim(), ""  # the chosen one may have been cancelled meanwhile
 
     def _cancel(self, job_id: str) -> None:
         if self._process is not None and self._running is not None and self._running.job.id == job_id:
@@ -349,11 +380,10 @@ class Dispatcher:
     def _seconds_to_deadline(self) -> float | None:
         now = self._clock()
         waiting_for_store = self._feed_at if self._feed_at > now else None
-        times = [
-            t
-            for t in (self._start_at, self._hangs_at(), waiting_for_store, self._acting.next_deadline)
-            if t is not None
-        ]
+        deadlines = (
+            self._start_at, self._hangs_at(), waiting_for_store, self._acting.next_deadline, self._look_at
+        )  # fmt: skip
+        times = [t for t in deadlines if t is not None]
         return max(0.0, min(times) - now) if times else None
 
     def _look_at_clock(self) -> None:

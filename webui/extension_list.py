@@ -15,17 +15,28 @@ from backend.settings import Settings
 
 
 def extension_rows(
-    settings: Settings, reported: Iterable[Mapping[str, Any]] = (), *, pictures: int = 0
+    settings: Settings,
+    reported: Iterable[Mapping[str, Any]] = (),
+    web: Iterable[Mapping[str, Any]] = (),
+    *,
+    pictures: int = 0,
 ) -> list[dict[str, Any]]:
     """Every extension, bundled ones first.
 
     Args:
         reported: the engine's own rows: hooks, times, and what went wrong in it.
+        web: the same of this process.
         pictures: that the engine has made since its start.
     """
     approvals = Approvals(settings.approvals)
     by_name = {str(row.get("name")): row for row in reported}
-    rows = [_row(found, approvals, settings, by_name.get(found.name), pictures) for found in _all(settings)]
+    here = {str(row.get("name")): row for row in web}
+    rows = [
+        _row(found, approvals, settings, by_name.get(found.name), pictures) | {"web": None} for found in _all(settings)
+    ]
+    for row in rows:
+        if row["name"] in here:
+            row["web"] = _web_part(str(row["status"]), here[row["name"]])
     return sorted(rows, key=lambda row: (not row["bundled"], row["name"]))
 
 
@@ -53,6 +64,16 @@ def switch_extension(settings: Settings, name: str, *, on: bool) -> Found:
 
 def _all(settings: Settings) -> Iterable[Found]:
     return find_extensions(bundled_folder(), settings.extension_folders)
+
+
+def _web_part(status: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What an extension does in the page's process, and whether that is what the user wants by now."""
+    kept = ("status", "reason", "detail", "hooks", "hook_seconds", "hook_calls", "import_seconds", "failures")
+    part = {key: told[key] for key in kept}
+    part["pending"] = (status in {"on", "failed"}) != (told["status"] in {"on", "failed"}) or bool(
+        part["hooks"] and told["status"] == "off"  # its tabs are still there
+    )
+    return part
 
 
 def _row(

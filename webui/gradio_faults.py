@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OURS = ("/api/", "/health")  # these do not fail by what a client sends; a 500 of theirs is true
+OURS = ("/api/", "/ext/", "/health")  # these do not fail by what a client sends; a 500 of theirs is true
 
 
 class GradioFaults:

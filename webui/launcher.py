@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO
 
 NOT_OUR_FAULT = 2  # exit code of the web process for what only the user can mend: starting again would not help
+ENDED_WELL = 70  # exit code of a web process that was told to end: code in an extension may call os._exit(0)
 LONG_LIFE = 60.0  # seconds after which a death counts as the first one again
 MAX_QUICK_DEATHS = 5
 LONGEST_PAUSE = 30.0
@@ -31,6 +32,7 @@ class Launcher:
         again: what to run after a death, if that differs.
         messages: where a sentence about a restart goes.
         first_pause: seconds before the first restart; each further quick death doubles it.
+        ended_well: the exit code by which the child says that it ended on purpose.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class Launcher:
         again: Sequence[str] | None = None,
         messages: IO[str] | None = None,
         first_pause: float = 0.5,
+        ended_well: int = 0,
     ) -> None:
         self._command = list(command)
         self._again = list(again or command)
         self._messages = messages or sys.stderr
         self._first_pause = first_pause
+        self._ended_well = ended_well
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
 
@@ -56,7 +60,9 @@ class Launcher:
             code = self._run_once(self._again if deaths else self._command)
             if self._stopping.is_set():
                 return 0
-            if code in {0, NOT_OUR_FAULT}:
+            if code == self._ended_well:
+                return 0
+            if code == NOT_OUR_FAULT:
                 return code
             deaths = 1 if time.monotonic() - started > LONG_LIFE else deaths + 1
             if deaths >= MAX_QUICK_DEATHS:
@@ -98,7 +104,8 @@ class Launcher:
 def launch(arguments: Sequence[str]) -> int:
     """Run the web process with these command-line arguments; Ctrl+C, SIGTERM and a closed terminal end it cleanly."""
     command = [sys.executable, "-P", "-m", "webui.server", "--stop-with-stdin", *arguments]
-    launcher = Launcher(command, again=[part for part in command if part != "--autolaunch"])
+    again = [part for part in command if part != "--autolaunch"]
+    launcher = Launcher(command, again=again, ended_well=ENDED_WELL)
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         launcher.stop()

@@ -18,12 +18,14 @@ from backend.formats.inputs import extra_inputs
 from backend.request import parse_request
 from webui.form import Control, for_family, help_texts, to_request
 from webui.parts.bridge import Bridge
+from webui.parts.extension_tabs import draw_tabs
 from webui.parts.look import head, theme
 from webui.parts.quick_bar import QuickBar, quick_bar
 from webui.tabs import extensions, img2img, inpaint, models, png_info, txt2img
 from webui.tabs.generation import GenerationTab
 
 if TYPE_CHECKING:
+    from webui.extension_host import ExtensionHost
     from webui.studio import Studio
 
 # Filled by our script when Generate is pressed: sha256 of picture and mask; a key that makes a double click one job.
@@ -35,8 +37,8 @@ def mount_options() -> dict[str, Any]:
     return {"theme": theme(), "head": head(help_texts())}
 
 
-def build_page(studio: Studio) -> gr.Blocks:
-    """Draw the page for one studio; values are those that the first checkpoint wants."""
+def build_page(studio: Studio, host: ExtensionHost | None = None) -> gr.Blocks:
+    """Draw the page for one studio, with the extensions' tabs; values are those that the first checkpoint wants."""
     with gr.Blocks(title="Easel", analytics_enabled=False, fill_width=True) as page:
         bar = quick_bar(studio)
         checkpoint = str(bar.fields["checkpoint"].value or "")
@@ -48,6 +50,8 @@ def build_page(studio: Studio) -> gr.Blocks:
             png_info.build()
             models.build()
             extensions.build()
+            if host is not None:
+                draw_tabs(host, page)
         tabs = {tab.name: tab for tab in built}
         for tab in built:
             _wire_tab(tab, studio, bar, hidden)

@@ -25,6 +25,8 @@ from backend.errors import BadRequest, DiskFull
 from backend.settings import Settings
 from webui.gradio_start import prepare_gradio
 from webui.guard import Policy
+from webui.hook_calls import START_SECONDS
+from webui.launcher import ENDED_WELL
 from webui.options import SentenceCommand, settings_from, settings_options
 from webui.studio import ENGINE_COMMAND, Studio
 
@@ -42,6 +44,8 @@ NOISY = ("httpx", "httpcore", "asyncio", "PIL", "multipart", "python_multipart",
 def serve(autolaunch: bool, stop_with_stdin: bool, **given: object) -> None:
     """Answer on the port until told to stop; wrong settings, a taken port or data folder end with a sentence."""
     run(settings_from(given), autolaunch=autolaunch, stop_with_stdin=stop_with_stdin)
+    if stop_with_stdin:
+        sys.exit(ENDED_WELL)
 
 
 def run(
@@ -50,9 +54,12 @@ def run(
     command: Sequence[str] = ENGINE_COMMAND,
     autolaunch: bool = False,
     stop_with_stdin: bool = False,
+    start_seconds: float = START_SECONDS,
 ) -> None:
     """Serve until told to stop, with ``command`` as the engine process.
 
+    Args:
+        start_seconds: that an extension may take wherever the page waits for it.
     Raises:
         UserError: wrong settings, a taken port or data folder.
     """
@@ -61,9 +68,9 @@ def run(
     start_logging(settings.data_dir)
     listener = bind(settings)
     studio = Studio(settings, command=command)
-    studio.start()
+    studio.start(feed=False)
     try:
-        server = build_server(studio, autolaunch=autolaunch)
+        server = build_server(studio, autolaunch=autolaunch, start_seconds=start_seconds)
         gc.freeze()  # what is there now stays
         gc.enable()
         if stop_with_stdin:
@@ -104,12 +111,13 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def build_server(studio: Studio, *, autolaunch: bool) -> uvicorn.Server:
-    """Import gradio, draw the page, and set up the server around it."""
+def build_server(studio: Studio, *, autolaunch: bool, start_seconds: float = START_SECONDS) -> uvicorn.Server:
+    """Import gradio and the extensions, draw the page, and set up the server around it; jobs are run from then on."""
     prepare_gradio(studio.settings.data_dir / ".uploads")
     import uvicorn
 
     from webui.app import build_app
+    from webui.extension_host import ExtensionHost
     from webui.page import build_page, mount_options
 
     class Server(uvicorn.Server):
@@ -117,8 +125,11 @@ def build_server(studio: Studio, *, autolaunch: bool) -> uvicorn.Server:
             await super().startup(sockets)
             _announce(studio.settings, autolaunch=autolaunch)
 
+    host = ExtensionHost.load(studio, start_seconds=start_seconds)
+    page = build_page(studio, host)
+    studio.extend(host)
     config = uvicorn.Config(
-        build_app(studio, build_page(studio), mount_options()),
+        build_app(studio, page, mount_options(), host),
         log_config=None,
         access_log=False,  # addresses may hold the token
         proxy_headers=False,

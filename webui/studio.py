@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest, NotFound
 from backend.formats.configs import CheckpointInfo
@@ -39,6 +39,9 @@ from webui.input_keeper import InputKeeper
 from webui.live import Live
 from webui.model_facts import model_json
 from webui.model_watch import ModelWatch
+
+if TYPE_CHECKING:
+    from webui.extension_host import ExtensionHost
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Studio:
         self._registry_file = settings.data_dir / "registry.json"
         self._registry = load_registry(self._registry_file)
         self._registries = 0  # that were taken
+        self._host: ExtensionHost | None = None
         self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()  # finished jobs as JSON: they do not change
         self._snapshot_lock = threading.Lock()
         self._snapshot: dict[str, Any] = {"version": -1}
@@ -86,17 +90,29 @@ class Studio:
 
         self._watch = ModelWatch(self.catalog, is_busy=self._has_work, hashing=settings.hash_models == "when idle")
 
-    def start(self) -> None:
-        """Start the engine process and hand it jobs; look for models; sweep up, now and every few hours."""
-        self._dispatcher.start()
+    def start(self, *, feed: bool = True) -> None:
+        """Start the engine process and hand it jobs; look for models; sweep up, now and every few hours.
+
+        Args:
+            feed: False: jobs wait until ``extend`` is called.
+        """
+        self._dispatcher.start(feed=feed)
         self._watch.start()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+
+    def extend(self, host: ExtensionHost) -> None:
+        """Take the web side of the extensions in: what happens in the queue is told to them from now on."""
+        self._host = host
+        self.store.on_change = host.changed
+        self._dispatcher.feed(host.pick if host.picks else None)
 
     def close(self) -> None:
         """End the engine; what waits or runs is done after the next start."""
         self._closing.set()
         self._watch.stop()
         self._dispatcher.stop()
+        if self._host is not None:
+            self._host.close()
         self.store.close()
 
     @property
@@ -125,6 +141,10 @@ class Studio:
         job = self.store.cancel(job_id)
         self._dispatcher.cancel(job_id)
         return job
+
+    def look_at_queue(self) -> None:
+        """Ask again which job is next."""
+        self._dispatcher.wake()
 
     @property
     def version(self) -> int:
@@ -163,6 +183,11 @@ class Studio:
             raise NotFound("The file of this picture is gone from the outputs folder.", "Generate it again.")
         return image, path
 
+    def image_made(self, image_id: str) -> dict[str, Any]:
+        """A picture of the history and the request of its job. Raises ``NotFound``."""
+        image, _ = self.image(image_id)
+        return {"image": image_json(image), "request": request_to_json(self.store.get(image.job).request)}
+
     def store_input(self, data: bytes) -> StoredInput:
         """Keep an init image or a mask. Raises ``BadRequest``, ``DiskFull``."""
         return self._keeper.keep(data)
@@ -187,16 +212,22 @@ class Studio:
     def extensions_json(self) -> list[dict[str, Any]]:
         """Every extension as page and REST list it."""
         rows, pictures = self.live.extensions
-        return extension_rows(self.settings, rows, pictures=pictures)
+        web = self._host.rows() if self._host is not None else ()
+        return extension_rows(self.settings, rows, web, pictures=pictures)
 
     def switch_extension(self, name: str, *, on: bool) -> dict[str, Any]:
         """Approve an extension or switch it off, and start the engine anew when no job runs. Raises ``UserError``."""
-        switch_extension(self.settings, name, on=on)
+        found = switch_extension(self.settings, name, on=on)
+        if self._host is not None and not on:
+            self._host.switched_off(name)
         busy = bool(self.store.list(1, states=("running",)))
         self._dispatcher.renew()
         when = "when the job at hand is finished" if busy else "now"
         row = next(row for row in self.extensions_json() if row["name"] == name)
-        return {"extension": row, "told": f"{name} is {'on' if on else 'off'}. The engine is started anew {when}."}
+        told = f"{name} is {'on' if on else 'off'}. The engine is started anew {when}."
+        if found.manifest is not None and found.manifest.web is not None:
+            told += " What it has in the page follows when Easel is started again."
+        return {"extension": row, "told": told}
 
     def act(self, panel: str, name: str, request: GenerationRequest) -> dict[str, Any]:
         """Run an action of a panel in the engine, beside the job at hand, and wait for what it gives.

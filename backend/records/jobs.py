@@ -8,6 +8,7 @@ sentence.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import sqlite3
 import time
@@ -21,6 +22,8 @@ from backend.errors import BadRequest, NotFound, UserError, WorkerCrashed
 from backend.events import Failed
 from backend.records.database import Database
 from backend.request import SCHEMA_VERSION, GenerationRequest, parse_request, request_to_json
+
+log = logging.getLogger(__name__)
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 FINISHED: tuple[JobState, ...] = ("done", "failed", "cancelled")
@@ -99,9 +102,15 @@ class Job:
         return self.state in FINISHED
 
 
+OnChange = Callable[[Job | JobImage], None]
+
+
 class JobStore:
     """Jobs and their pictures in one SQLite file (WAL, synchronous=FULL).
 
+    Attributes:
+        on_change: called with every job whose state has changed and every picture recorded, after it is on disk, in
+            that order; from the thread that changed it, with the store locked: it may only hand the news on.
     Raises:
         DataUnusable: the file is not a job store, is newer than this Easel, or another Easel holds it.
         DiskFull: there is no room to write.
@@ -111,6 +120,8 @@ class JobStore:
         self._clock = clock
         self._version = int(clock() * 1000)  # starts above what a former process told, so that pages see a change
         tables = frozenset({"jobs", "images"})
+        self.on_change: OnChange | None = None
+        self._changes: list[str | JobImage] = []  # of the transaction at hand: ids of jobs, and pictures
         self._db = Database(path, schema=_SCHEMA, tables=tables, version=DATABASE_VERSION)
 
     @property
@@ -144,6 +155,7 @@ class JobStore:
                 self._clock(), json.dumps(list(notes)),
             )  # fmt: skip
             assert row is not None  # noqa: S101 - an INSERT ... RETURNING gives its row
+            self._changes.append(row["id"])
             return self._job(row)
 
     def by_key(self, key: str) -> Job | None:
@@ -152,8 +164,8 @@ class JobStore:
             row = self._db.row("SELECT * FROM jobs WHERE key = ?", key)
             return None if row is None else self._job(row)
 
-    def claim(self) -> Job | None:
-        """Take the oldest waiting job for the engine; ``None`` when none waits.
+    def claim(self, job_id: str | None = None) -> Job | None:
+        """Take the oldest waiting job for the engine, or this one; ``None`` when it, or any, does not wait.
 
         One statement decides, so two callers never get the same job. A row whose request this version cannot read
         fails with a sentence and the next is taken.
@@ -161,14 +173,15 @@ class JobStore:
         while True:
             with self._writing():
                 row = self._db.row(
-                    "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1 "
-                    "WHERE number = (SELECT MIN(number) FROM jobs WHERE state = 'queued') RETURNING *",
-                    self._clock(),
-                )
+                    "UPDATE jobs SET state = 'running', started = ?, attempts = attempts + 1 WHERE number = "
+                    "(SELECT MIN(number) FROM jobs WHERE state = 'queued' AND id = COALESCE(?, id)) RETURNING *",
+                    self._clock(), job_id,
+                )  # fmt: skip
                 if row is None:
                     return None
                 _, problem = _stored_request(row)
                 if problem is None:
+                    self._changes.append(row["id"])
                     return self._job(row)
                 self._end(row["id"], "failed", problem)
 
@@ -186,10 +199,11 @@ class JobStore:
         """Stop a job: a waiting one at once, a running one by a flag that the dispatcher passes to the engine."""
         with self._writing():
             self._get(job_id)
-            self._db.change(
+            ended = self._db.change(
                 "UPDATE jobs SET state = 'cancelled', finished = ? WHERE id = ? AND state = 'queued'",
                 self._clock(), job_id,
             )  # fmt: skip
+            self._changes += [job_id] if ended else []
             self._db.change("UPDATE jobs SET cancel_requested = 1 WHERE id = ? AND state = 'running'", job_id)
             return self._get(job_id)
 
@@ -210,6 +224,7 @@ class JobStore:
                     self._end(row["id"], "failed", WorkerCrashed(what, todo).to_json())
                 else:
                     self._db.change("UPDATE jobs SET state = 'queued', started = NULL WHERE id = ?", row["id"])
+                    self._changes.append(row["id"])
             return [self._get(row["id"]) for row in rows]
 
     def add_note(self, job_id: str, text: str) -> None:
@@ -233,6 +248,7 @@ class JobStore:
                 secrets.token_hex(16), job_id, index, path, seed, width, height, parameters, self._clock(),
             )  # fmt: skip
             assert row is not None  # noqa: S101 - an INSERT ... RETURNING gives its row
+            self._changes.append(_image(row))
             return _image(row)
 
     def get(self, job_id: str) -> Job:
@@ -257,6 +273,12 @@ class JobStore:
             rows = self._db.rows("SELECT id FROM jobs WHERE state = 'queued' ORDER BY number")
             return [row["id"] for row in rows]
 
+    def waiting(self) -> Sequence[Job]:
+        """The waiting jobs, the oldest first."""
+        with self._db.reading():
+            rows = self._db.rows("SELECT * FROM jobs WHERE state = 'queued' ORDER BY number")
+            return [self._job(row) for row in rows]
+
     def requests(self) -> Iterator[str]:
         """The requests of all jobs, as the JSON that is stored."""
         with self._db.reading():
@@ -275,6 +297,22 @@ class JobStore:
             raise NotFound("This picture is not in the history (any more).", "Reload the page.")
         return _image(row)
 
+    def pictures(self, limit: int, *, before: str | None = None) -> Sequence[JobImage]:
+        """Pictures of all jobs, newest first; those recorded before the picture of that id, if given.
+
+        Raises:
+            NotFound: there is no picture of that id.
+        """
+        with self._db.reading():
+            found = None if before is None else self._db.row("SELECT number FROM images WHERE id = ?", before)
+            if before is not None and found is None:
+                raise NotFound("This picture is not in the history (any more).", "Start from the newest.")
+            number = 2**62 if found is None else found["number"]
+            rows = self._db.rows(
+                "SELECT * FROM images WHERE number < ? ORDER BY number DESC LIMIT ?", number, limit
+            )  # fmt: skip
+        return [_image(row) for row in rows]
+
     def delete(self, job_id: str) -> None:
         """Forget a finished job and its list of pictures; the files stay. Raises ``BadRequest`` for a live one."""
         with self._writing():
@@ -290,9 +328,20 @@ class JobStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with self._db.writing():
-            yield
-            self._version += 1
+        with self._db.reading():  # locked until the news is told: it arrives in the order of the changes
+            self._changes.clear()
+            with self._db.writing():
+                yield
+                self._version += 1
+            if self.on_change is not None:
+                self._tell(self.on_change)
+
+    def _tell(self, on_change: OnChange) -> None:
+        for changed in tuple(self._changes):
+            try:
+                on_change(changed if isinstance(changed, JobImage) else self._get(changed))
+            except Exception:  # what is on disk is done, whatever a listener makes of it
+                log.exception("a listener of the job store failed")
 
     def _settle(self, job_id: str, state: JobState, error: dict[str, str | None] | None, attempt: int | None) -> bool:
         with self._writing():
@@ -307,6 +356,7 @@ class JobStore:
             "UPDATE jobs SET state = ?, finished = ?, error = ? WHERE id = ?",
             state, self._clock(), None if error is None else json.dumps(error), job_id,
         )  # fmt: skip
+        self._changes.append(job_id)
 
     def _count(self, state: JobState) -> int:
         row = self._db.row("SELECT COUNT(*) FROM jobs WHERE state = ?", state)

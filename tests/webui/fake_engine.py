@@ -31,7 +31,9 @@ from backend.events import (
     Step,
     event_to_line,
 )
+from backend.records.outputs import Outputs
 from backend.records.registry import core_registry
+from backend.request import parse_request
 
 TAGS = [{"name": name, "label": "LoRA", "folder": "loras", "owner": "lora"} for name in ("lora", "lyco")]
 PIXEL = "/9j/2Q=="  # start and end of a JPEG
@@ -45,6 +47,7 @@ def tell(event):
 class FakeEngine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.outputs = Outputs(folder / "outputs")
         self.jobs: queue.SimpleQueue = queue.SimpleQueue()
         self.cancelled: set[str] = set()
 
@@ -104,12 +107,11 @@ class FakeEngine:
             time.sleep(3600)
 
     def save(self, job: str, index: int, request: dict) -> None:
-        path = self.folder / "outputs" / "2026-01-01" / f"{job}-{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        width, height = request["width"] or 128, request["height"] or 128
-        Image.new("RGB", (width, height), (index * 16 % 256, 80, 200)).save(path)
-        tell(ImageSaved(job=job, index=index, path=str(path), seed=request["seed"] + index, width=width,
-                        height=height, parameters=f"{request['prompt']}\nSteps: {request['steps']}"))  # fmt: skip
+        resolved = parse_request({**request, "width": request["width"] or 128, "height": request["height"] or 128})
+        image = Image.new("RGB", (resolved.width, resolved.height), (index * 16 % 256, 80, 200))
+        saved = self.outputs.save(image, job=job, index=index, request=resolved, facts={"device": "fake"})
+        tell(ImageSaved(job=job, index=index, path=str(saved.path), seed=request["seed"] + index, width=resolved.width,
+                        height=resolved.height, parameters=saved.parameters))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import click
 
+from webui.launcher import ENDED_WELL
 from webui.options import SentenceCommand, settings_from, settings_options
 from webui.server import run
 
 
 @click.command(cls=SentenceCommand)
 @settings_options()
-def main(**given):
+@click.option("--start-seconds", type=float, default=30.0)
+def main(start_seconds, **given):
     engine = Path(__file__).with_name("fake_engine.py")
-    run(settings_from(given), command=[sys.executable, str(engine)], stop_with_stdin=True)
+    command = [sys.executable, str(engine)]
+    run(settings_from(given), command=command, stop_with_stdin=True, start_seconds=start_seconds)
+    sys.exit(ENDED_WELL)
 
 
 if __name__ == "__main__":

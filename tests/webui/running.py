@@ -79,15 +79,21 @@ def jobs_of(here: Running) -> list[str]:
 
 @contextlib.contextmanager
 def running(
-    folder: Path, *, command: Sequence[str] = FAKE_ENGINE, patience: Patience = QUICK, **more: Any
+    folder: Path,
+    *,
+    command: Sequence[str] = FAKE_ENGINE,
+    patience: Patience = QUICK,
+    extended: bool = False,
+    **more: Any,
 ) -> Iterator[Running]:
-    """Start everything but the launcher; stop it all at the end."""
+    """Start everything but the launcher; stop it all at the end. ``extended``: with the extensions' web side."""
     if "gradio" not in sys.modules:
         prepare_gradio(folder / ".uploads")
     import gradio
     import uvicorn
 
     from webui.app import build_routes, guarded
+    from webui.extension_host import ExtensionHost
 
     os.environ["PYTHONPATH"] = str(ROOT)  # for the child
     studio = Studio(settings_for(folder, **more), command=command, patience=patience)
@@ -97,12 +103,15 @@ def running(
         picture = gradio.Image(label="Picture", type="filepath")
         gradio.Button("Greet").click(lambda who: f"Hello, {who}!", name, greeting, api_name="greet")
         gradio.Button("Size").click(lambda path: str(path), picture, greeting, api_name="size")
-    routes = build_routes(studio, page)
+    host = ExtensionHost.load(studio) if extended else None
+    routes = build_routes(studio, page, host=host)
     config = uvicorn.Config(guarded(routes, studio.settings), log_config=None, ws="none", proxy_headers=False,
                             timeout_graceful_shutdown=1, port=studio.settings.port)  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
-    studio.start()
+    studio.start(feed=host is None)
+    if host is not None:
+        studio.extend(host)
     thread.start()
     end = time.monotonic() + 30
     while not server.started:

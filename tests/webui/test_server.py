@@ -25,8 +25,8 @@ pytestmark = [
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 LAUNCH = """
 import signal, sys
-from webui.launcher import Launcher
-launcher = Launcher(sys.argv[1:], first_pause=0.05)
+from webui.launcher import ENDED_WELL, Launcher
+launcher = Launcher(sys.argv[1:], first_pause=0.05, ended_well=ENDED_WELL)
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: launcher.stop())
 sys.exit(launcher.run())

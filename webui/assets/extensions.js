@@ -14,8 +14,29 @@
     if (row.seconds_per_picture !== null) told.push(`${seconds(row.seconds_per_picture)} in its hooks per picture`);
     return told.join(", ");
   }
-  const hookTitle = (row, hook) =>
-    row.hook_calls[hook] ? `${row.hook_calls[hook]} calls, ${seconds(row.hook_seconds[hook] || 0)} since the engine's start` : "not called since the engine's start";
+  const hookTitle = (part, hook, whose) =>
+    part.hook_calls[hook] ? `${part.hook_calls[hook]} calls, ${seconds(part.hook_seconds[hook] || 0)} since ${whose} start` : `not called since ${whose} start`;
+  const hooks = (part, whose) =>
+    part.hooks.length ? el("div", { class: "model-facts" }, ...part.hooks.map((hook) => el("span", { class: "fact", title: hookTitle(part, hook, whose) }, hook))) : null;
+  const detail = (part) =>
+    part.detail ? el("details", { class: "model-details" }, el("summary", {}, "What happened"), el("pre", { class: "extension-detail" }, part.detail)) : null;
+
+  // What it does in the page's own process: tabs, routes, the queue.
+  function webPart(row, note) {
+    const web = row.web;
+    if (!web) return [];
+    const troubled = TROUBLES.includes(web.status) || web.failures > 0;
+    const spent = Object.values(web.hook_seconds).reduce((sum, each) => sum + each, 0);
+    const told = [`imported in ${seconds(web.import_seconds)}`, `${seconds(spent)} in its hooks since Easel's start`];
+    if (web.failures) told.push(`${web.failures} failure${web.failures === 1 ? "" : "s"}`);
+    return [
+      web.reason && web.reason !== row.reason ? note(`In the page: ${web.reason}`, troubled ? "model-problem" : "extension-reason") : null,
+      hooks(web, "Easel's"),
+      web.hooks.length ? note(`In the page: ${told.join(", ")}`) : null,
+      web.pending ? note("What it has in the page follows when Easel is started again.") : null,
+      detail(web),
+    ];
+  }
 
   async function turn(row, on) {
     try {
@@ -44,9 +65,10 @@
       note(row.reason, TROUBLES.includes(row.status) ? "model-problem" : "extension-reason"),
       asks ? note(`Its files lie in ${row.folder}: look at them before you approve it.`) : null,
       note(row.pending ? "Takes effect when the engine is started anew, as soon as no job runs." : ""),
-      row.hooks.length ? el("div", { class: "model-facts" }, ...row.hooks.map((hook) => el("span", { class: "fact", title: hookTitle(row, hook) }, hook))) : null,
+      hooks(row, "the engine's"),
       note(figures(row)),
-      row.detail ? el("details", { class: "model-details" }, el("summary", {}, "What happened"), el("pre", { class: "extension-detail" }, row.detail)) : null,
+      detail(row),
+      ...webPart(row, note),
       el("div", { class: "extension-buttons" }, ...buttons(row)));
   }
 

@@ -119,6 +119,17 @@
     }
   };
 
+  // The same for a tab of an extension, which knows the picture's id: its job may be older than the state's.
+  easel.sendPictureById = async (tab, id) => {
+    if (!id) return;
+    try {
+      const { image, request } = await easel.api(`images/${encodeURIComponent(id)}/made`);
+      await easel.sendPicture(tab, image, request);
+    } catch (error) {
+      easel.toast(error.message, "error");
+    }
+  };
+
   // The picture box of a tab is built when the tab is first shown.
   easel.pictures = {};
   easel.pictureBox = async (tab) => {

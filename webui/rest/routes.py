@@ -48,6 +48,7 @@ def add_rest(app: FastAPI, studio: Studio) -> None:
         ("GET", "/api/v1/jobs/{job_id}", rest.job),
         ("POST", "/api/v1/jobs/{job_id}/cancel", rest.cancel),
         ("GET", "/api/v1/images/{image_id}", rest.image),
+        ("GET", "/api/v1/images/{image_id}/made", rest.made),
         ("POST", "/api/v1/inputs", rest.store_input),
         ("GET", "/api/v1/inputs/{sha256}", rest.input_picture),
         ("GET", "/api/v1/models", models.list),
@@ -143,6 +144,11 @@ class Rest:
             "cache-control": FOREVER,
         }
         return FileResponse(path, media_type=MEDIA.get(path.suffix, "application/octet-stream"), headers=headers)
+
+    async def made(self, request: Request) -> Response:
+        """A picture as a job lists it, and the request that it was made from."""
+        told = await run_in_threadpool(self._studio.image_made, request.path_params["image_id"])
+        return JSONResponse(told, headers={"cache-control": "no-store"})
 
     async def store_input(self, request: Request) -> Response:
         """A picture's bytes, kept by what they hash to."""
