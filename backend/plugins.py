@@ -319,6 +319,10 @@ class Plugins:
             except BaseException as error:
                 self.strike(owner, hook, error)
 
+    def ask(self, hook: str, owner: str, **arguments: Any) -> Any:
+        """Call one extension's hook; whatever it raises comes through, and is the caller's to ``strike``."""
+        return self._timed(hook, owner, arguments)
+
     def strike(self, owner: str, hook: str, error: BaseException) -> None:
         """An observer failed: warn, and say so in the list; after three failures its observers are left out."""
         extension = self.extensions[owner]

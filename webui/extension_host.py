@@ -21,7 +21,7 @@ from backend.records.jobs import Job, JobImage, JobState
 from webui import hookspecs
 from webui.extending import Hold, StudioView, TabSpec, job_record, picture_record
 from webui.extension_routes import ExtensionRoutes
-from webui.hook_calls import QUEUE_SECONDS, START_SECONDS, HookThread, Watch
+from webui.hook_calls import Deadlines, HookThread, Watch
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5.0  # that all of them together get to return when the process ends
 MAX_PASSED = 100  # times that a waiting job may be passed over
 QUEUE_HOOKS = ("job_enqueued", "job_started", "job_ended", "picture_saved", "pick_next")
 HOOK_OF: Mapping[JobState, str] = {"queued": "job_enqueued", "running": "job_started"}  # any other state: job_ended
@@ -55,12 +54,11 @@ class ExtensionHost:
     Args:
         plugins: loaded; registries are asked here, once.
         watch: its guard.
-        queue_seconds: that a queue hook may take.
     """
 
-    def __init__(self, plugins: Plugins, watch: Watch, studio: Studio, *, queue_seconds: float = QUEUE_SECONDS) -> None:
+    def __init__(self, plugins: Plugins, watch: Watch, studio: Studio, deadlines: Deadlines) -> None:
         self.plugins = plugins
-        self._queue_seconds = queue_seconds
+        self._deadlines = deadlines
         self._watch = watch
         self._views = {name: StudioView(studio, name) for name in plugins.extensions}
         self._passed: Counter[str] = Counter()
@@ -69,19 +67,22 @@ class ExtensionHost:
                 plugins.observe("on_startup", only=owner, studio=self._views[owner])
             self.tabs: Sequence[OwnedTab] = tuple(self._registered_tabs())
             routers = dict(self._registered_routers())
-        self.routes = ExtensionRoutes(MappingProxyType(routers), is_on=self.is_on, on_exchange=self._exchanged)
+        self.routes = ExtensionRoutes(
+            MappingProxyType(routers),
+            is_on=self.is_on,
+            watch=watch,
+            on_exchange=self._exchanged,
+            answer_seconds=deadlines.answer,
+        )
         owners = {owner for hook in QUEUE_HOOKS for owner in plugins.implementers(hook)}
         self._threads = {owner: self._thread(owner) for owner in sorted(owners)}
 
     @classmethod
-    def load(
-        cls, studio: Studio, *, start_seconds: float = START_SECONDS, queue_seconds: float = QUEUE_SECONDS
-    ) -> ExtensionHost:
+    def load(cls, studio: Studio, deadlines: Deadlines | None = None) -> ExtensionHost:
         """Find, check and import those that may run; with ``no_extensions`` none."""
-        settings = studio.settings
-        watch = Watch(
-            settings.data_dir / ".hooks-running", settings.data_dir / "easel.log", start_seconds=start_seconds
-        )
+        settings, deadlines = studio.settings, deadlines or Deadlines()
+        notes, log_file = settings.data_dir / ".hooks-running", settings.data_dir / "easel.log"
+        watch = Watch(notes, log_file, start_seconds=deadlines.start)
         plugins = Plugins(hookspecs, "web", watch)
         approvals = Approvals(settings.approvals)
         watch.blame(approvals)
@@ -90,7 +91,7 @@ class ExtensionHost:
             diary = settings.data_dir / ".importing-web"
             plugins.load(bundled_folder(), settings.extension_folders, approvals, diary)
             watch.starting = False
-        return cls(plugins, watch, studio, queue_seconds=queue_seconds)
+        return cls(plugins, watch, studio, deadlines)
 
     def is_on(self, owner: str) -> bool:
         """Whether its hooks are still to be called."""
@@ -121,7 +122,7 @@ class ExtensionHost:
             self._thread_of(owner).tell("on_shutdown", partial(self._observe, owner, "on_shutdown", {}))
         for thread in self._threads.values():
             thread.close()
-        end = time.monotonic() + CLOSE_SECONDS
+        end = time.monotonic() + self._deadlines.close
         for thread in self._threads.values():
             thread.join(max(0.0, end - time.monotonic()))
         self.routes.close()
@@ -221,7 +222,7 @@ class ExtensionHost:
                 continue
             arguments = {"jobs": records, "studio": self._views[owner]}
             try:
-                call = partial(self.plugins.call, "pick_next", owner, **arguments)
+                call = partial(self.plugins.ask, "pick_next", owner, **arguments)
                 answer = self._threads[owner].ask("pick_next", call)
                 if isinstance(answer, Hold):
                     return Hold(f"{self._title(owner)} holds the queue: {str(answer.reason)[:300]}")
@@ -235,8 +236,8 @@ class ExtensionHost:
         return None
 
     def _observe(self, owner: str, hook: str, arguments: Mapping[str, Any]) -> None:
-        if self.is_on(owner):
-            self.plugins.observe(hook, only=owner, studio=self._views[owner], **arguments)
+        if self._heeds(owner):
+            self.plugins.ask(hook, owner, studio=self._views[owner], **arguments)
 
     def _heeds(self, owner: str) -> bool:
         extension = self.plugins.extensions[owner]
@@ -247,7 +248,7 @@ class ExtensionHost:
             owner,
             on_failure=lambda hook, error: self.plugins.strike(owner, hook, error),
             on_stuck=lambda: self._watch.forget(owner),
-            seconds=self._queue_seconds,
+            seconds=self._deadlines.queue,
         )
 
     def _thread_of(self, owner: str) -> HookThread:

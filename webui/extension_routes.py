@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from backend.errors import BadRequest, NotFound, UserError
 from backend.plugins import STRIKES, ExtensionFailed
 from webui.answers import json_answer, status_of
-from webui.hook_calls import HookTimeout, ask_to_end
+from webui.hook_calls import HookTimeout, Watch, ask_to_end
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PREFIX = "/ext"
-ANSWER_SECONDS = 60.0  # until an answer must have begun
 LOOP_SECONDS = 1.0  # until a loop that is not blocked has given a sign
 _PASSED_ON = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers",
               "client", "server")  # fmt: skip
@@ -98,6 +98,8 @@ class ExtensionRoutes:
         is_on: whether an extension's routes answer (any more).
         on_exchange: told of every exchange: whose, how long it took, and what went wrong if it is the extension's
             fault.
+        watch: notes every exchange until its answer begins.
+        answer_seconds: until when that must be.
     """
 
     def __init__(
@@ -105,13 +107,15 @@ class ExtensionRoutes:
         routers: Mapping[str, APIRouter],
         *,
         is_on: Callable[[str], bool],
+        watch: Watch,
         on_exchange: OnExchange,
-        answer_seconds: float = ANSWER_SECONDS,
+        answer_seconds: float,
     ) -> None:
         self._applications = {name: application(name, router) for name, router in routers.items()}
         self._loops: dict[str, OwnLoop] = {}
         self._blocked: dict[str, int] = {}
         self._is_on = is_on
+        self._watch = watch
         self._on_exchange = on_exchange
         self._answer_seconds = answer_seconds
 
@@ -129,8 +133,11 @@ class ExtensionRoutes:
             await _send_error(send, 503, error)
             return
         started = time.perf_counter()
-        exchange = _Exchange(receive, send)
-        fault = await self._run(name, scope, exchange)
+        exchange = _Exchange(receive, send, self._watch.note(name, "register_routes"))
+        try:
+            fault = await self._run(name, scope, exchange)
+        finally:
+            exchange.note.unlink(missing_ok=True)
         self._on_exchange(name, time.perf_counter() - started, fault)
 
     def close(self) -> None:
@@ -149,7 +156,8 @@ class ExtensionRoutes:
             if exchange.begun:  # what streams may take its time, but a loop that was left to itself never ends it
                 left = LOOP_SECONDS
                 if loop.number != number:
-                    return HookTimeout(f"The extension {name} blocked its loop in {scope['path'][:200]}.")
+                    what = f"The answer of {name} to {scope['path'][:200]} was cut off: its loop was blocked."
+                    return None if exchange.ended else HookTimeout(what)
             elif left <= 0:
                 return await self._give_up(name, scope, exchange, done)
             await asyncio.wait({done}, timeout=left)
@@ -161,21 +169,22 @@ class ExtensionRoutes:
         what = f"The extension {name} did not answer {scope['method']} {scope['path'][:200]} within "
         error = HookTimeout(f"{what}{self._answer_seconds:g} s.", "Look for a newer version of it.")
         done.cancel()
-        await exchange.refuse(504, error)
-        if await self._loops[name].replace_if_blocked():
+        if await self._loops[name].replace_if_blocked():  # first, so that the client's next request finds a loop
             self._blocked[name] = self._blocked.get(name, 0) + 1
+        await exchange.refuse(504, error)
         return error
 
 
 class _Exchange:
     """One request and its answer: ``receive`` and ``send`` of our loop, called from another."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, note: Path) -> None:
+        self.note = note
         self._here = asyncio.get_running_loop()
         self._receive = receive
         self._send = send
         self._refused = False
-        self.begun = False  # the answer
+        self.begun = self.ended = False  # the answer
         self.heard = time.monotonic()  # when the client sent something last
         self.fault: BaseException | None = None
 
@@ -208,7 +217,10 @@ class _Exchange:
 
     async def _send_here(self, message: Message) -> None:
         if not self._refused:
-            self.begun = True
+            if not self.begun:
+                self.begun = True
+                self.note.unlink(missing_ok=True)
+            self.ended = message["type"] == "http.response.body" and not message.get("more_body", False)
             await self._send(message)
 
 

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NoResult
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,15 @@ from backend.plugins import Approvals
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 30.0  # that an import, a registry or the drawing of a tab may take
-QUEUE_SECONDS = 10.0  # that a queue hook may take: a loaded machine must not look like a hanging extension
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """Seconds that extensions may take for what; a loaded machine must not look like a hanging extension."""
+
+    start: float = 30.0  # an import, a registry, the drawing of a tab: the page waits for it
+    queue: float = 10.0  # a queue hook
+    answer: float = 60.0  # until a route's answer must have begun
+    close: float = 5.0  # all of them together, when the process ends
 
 
 class HookTimeout(UserError):
@@ -39,9 +47,10 @@ class Watch:
     Args:
         folder: for the files; nothing else may lie in it.
         log_file: gets the traceback of a call that did not return while starting.
+        start_seconds: until that is so.
     """
 
-    def __init__(self, folder: Path, log_file: Path, *, start_seconds: float = START_SECONDS) -> None:
+    def __init__(self, folder: Path, log_file: Path, *, start_seconds: float) -> None:
         self._folder = folder
         self._log_file = log_file
         self._start_seconds = start_seconds
@@ -57,19 +66,20 @@ class Watch:
     @contextmanager
     def __call__(self, owner: str, hook: str) -> Iterator[None]:
         """Around one call."""
-        with suppress(OSError):  # a full disk: the call is made all the same
-            self._folder.mkdir(parents=True, exist_ok=True)
-        note = self._folder / f"{owner}.{next(self._numbers)}"
-        with suppress(OSError):
-            note.write_text(hook, encoding="utf-8")
+        note = self.note(owner, hook)
         try:
-            if self.starting:
-                with self._ending():
-                    yield
-            else:
+            with self._ending() if self.starting else nullcontext():
                 yield
         finally:
             note.unlink(missing_ok=True)
+
+    def note(self, owner: str, hook: str) -> Path:
+        """A file that tells that this is being called; to be removed when it has returned."""
+        note = self._folder / f"{owner}.{next(self._numbers)}"
+        with suppress(OSError):  # a full disk: the call is made all the same
+            self._folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(hook, encoding="utf-8")
+        return note
 
     def forget(self, owner: str | None = None) -> None:
         """Calls of ``owner``, or all of them, are not waited for any more."""
@@ -106,7 +116,7 @@ class HookThread:
         on_failure: Callable[[str, BaseException], None],
         on_stuck: Callable[[], None],
         *,
-        seconds: float = QUEUE_SECONDS,
+        seconds: float,
     ) -> None:
         self._owner = owner
         self._seconds = seconds

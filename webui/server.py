@@ -25,7 +25,7 @@ from backend.errors import BadRequest, DiskFull
 from backend.settings import Settings
 from webui.gradio_start import prepare_gradio
 from webui.guard import Policy
-from webui.hook_calls import START_SECONDS
+from webui.hook_calls import Deadlines
 from webui.launcher import ENDED_WELL
 from webui.options import SentenceCommand, settings_from, settings_options
 from webui.studio import ENGINE_COMMAND, Studio
@@ -54,12 +54,12 @@ def run(
     command: Sequence[str] = ENGINE_COMMAND,
     autolaunch: bool = False,
     stop_with_stdin: bool = False,
-    start_seconds: float = START_SECONDS,
+    deadlines: Deadlines | None = None,
 ) -> None:
     """Serve until told to stop, with ``command`` as the engine process.
 
     Args:
-        start_seconds: that an extension may take wherever the page waits for it.
+        deadlines: of extensions.
     Raises:
         UserError: wrong settings, a taken port or data folder.
     """
@@ -70,7 +70,7 @@ def run(
     studio = Studio(settings, command=command)
     studio.start(feed=False)
     try:
-        server = build_server(studio, autolaunch=autolaunch, start_seconds=start_seconds)
+        server = build_server(studio, autolaunch=autolaunch, deadlines=deadlines)
         gc.freeze()  # what is there now stays
         gc.enable()
         if stop_with_stdin:
@@ -111,7 +111,7 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def build_server(studio: Studio, *, autolaunch: bool, start_seconds: float = START_SECONDS) -> uvicorn.Server:
+def build_server(studio: Studio, *, autolaunch: bool, deadlines: Deadlines | None = None) -> uvicorn.Server:
     """Import gradio and the extensions, draw the page, and set up the server around it; jobs are run from then on."""
     prepare_gradio(studio.settings.data_dir / ".uploads")
     import uvicorn
@@ -125,7 +125,7 @@ def build_server(studio: Studio, *, autolaunch: bool, start_seconds: float = STA
             await super().startup(sockets)
             _announce(studio.settings, autolaunch=autolaunch)
 
-    host = ExtensionHost.load(studio, start_seconds=start_seconds)
+    host = ExtensionHost.load(studio, deadlines)
     page = build_page(studio, host)
     studio.extend(host)
     config = uvicorn.Config(

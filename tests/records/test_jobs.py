@@ -278,3 +278,39 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataUnusable, match="cannot be opened"):
         JobStore(Path(tmp_path / "file" / "s.sqlite"))
+
+
+def test_changes_are_told_in_their_order_after_they_are_on_disk(tmp_path):
+    store, told = JobStore(tmp_path / "easel.sqlite"), []
+    store.on_change = lambda what: told.append(getattr(what, "state", "picture"))
+    first, second = (store.submit(GenerationRequest(prompt=words)) for words in ("one", "two"))
+    assert store.claim(second.id).id == second.id
+    assert store.claim(second.id) is None
+    store.add_image(second.id, index=0, path="x.png", seed=1, width=8, height=8, parameters="")
+    store.requeue_running()
+    store.claim(second.id)
+    store.finish(second.id)
+    store.cancel(first.id)
+    store.cancel(first.id)
+    assert told == ["queued", "queued", "running", "picture", "queued", "running", "done", "cancelled"]
+
+    def broken(_what):
+        raise ValueError("a listener")
+
+    store.on_change = broken
+    assert store.submit(GenerationRequest(prompt="three")).state == "queued"
+    store.close()
+
+
+def test_pictures_are_listed_newest_first_page_by_page(tmp_path):
+    store = JobStore(tmp_path / "easel.sqlite")
+    job = store.submit(GenerationRequest(prompt="one"))
+    made = [
+        store.add_image(job.id, index=index, path=f"{index}.png", seed=index, width=8, height=8, parameters="").id
+        for index in range(5)
+    ]
+    assert [image.id for image in store.pictures(2)] == made[:2:-1]
+    assert [image.id for image in store.pictures(9, before=made[3])] == made[2::-1]
+    with pytest.raises(NotFound):
+        store.pictures(1, before="nobody")
+    store.close()

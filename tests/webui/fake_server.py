@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from webui.hook_calls import Deadlines
 from webui.launcher import ENDED_WELL
 from webui.options import SentenceCommand, settings_from, settings_options
 from webui.server import run
@@ -18,7 +19,7 @@ from webui.server import run
 def main(start_seconds, **given):
     engine = Path(__file__).with_name("fake_engine.py")
     command = [sys.executable, str(engine)]
-    run(settings_from(given), command=command, stop_with_stdin=True, start_seconds=start_seconds)
+    run(settings_from(given), command=command, stop_with_stdin=True, deadlines=Deadlines(start=start_seconds))
     sys.exit(ENDED_WELL)
 
 

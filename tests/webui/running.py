@@ -21,6 +21,7 @@ from backend.settings import Settings
 from tests.formats.files import published, write_sparse
 from webui.dispatcher import Patience
 from webui.gradio_start import prepare_gradio
+from webui.hook_calls import Deadlines
 from webui.studio import Studio
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,7 @@ def running(
     command: Sequence[str] = FAKE_ENGINE,
     patience: Patience = QUICK,
     extended: bool = False,
+    deadlines: Deadlines | None = None,
     **more: Any,
 ) -> Iterator[Running]:
     """Start everything but the launcher; stop it all at the end. ``extended``: with the extensions' web side."""
@@ -103,7 +105,7 @@ def running(
         picture = gradio.Image(label="Picture", type="filepath")
         gradio.Button("Greet").click(lambda who: f"Hello, {who}!", name, greeting, api_name="greet")
         gradio.Button("Size").click(lambda path: str(path), picture, greeting, api_name="size")
-    host = ExtensionHost.load(studio) if extended else None
+    host = ExtensionHost.load(studio, deadlines) if extended else None
     routes = build_routes(studio, page, host=host)
     config = uvicorn.Config(guarded(routes, studio.settings), log_config=None, ws="none", proxy_headers=False,
                             timeout_graceful_shutdown=1, port=studio.settings.port)  # fmt: skip
