@@ -1,0 +1,34 @@
+"""The shipped LoRAs: small enough, for the right family, listed, and complete for their checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.adapters.formats import read_adapter
+from backend.adapters.places import Places
+from backend.checkpoints.load import empty_part
+from backend.formats.configs import CheckpointInfo
+from backend.formats.detect import detect
+from backend.formats.reader import read_header
+from backend.records.catalog import Catalog
+
+MODELS = Path(__file__).parents[2] / "models"
+FAMILIES = {"xl": "sdxl", "sd3": "sd3"}
+
+
+def checkpoint(name: str) -> CheckpointInfo:
+    info = detect(read_header(MODELS / "checkpoints" / f"demo-{name}.safetensors"))
+    assert isinstance(info, CheckpointInfo)
+    return info
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_lora_is_small_listed_and_matches_its_checkpoint_whole(name):
+    found = Catalog(MODELS).adapter(f"demo-sketch-{name}")
+    assert found.path.stat().st_size <= 2_000_000
+    others = {family for family in FAMILIES.values() if found.may_fit(family)}
+    assert others == {FAMILIES[name]}
+    adapter = read_adapter(found.path, Places({"denoiser": empty_part(checkpoint(name), "denoiser")}))
+    assert adapter.match.matched == adapter.match.total
