@@ -6,6 +6,7 @@ An extension's engine module imports this module and nothing else of Easel. Its 
 
 from __future__ import annotations
 
+from backend.control.guide import Guide, HintPicture
 from backend.control.hints import latent_hint, latent_rule, pixel_hint
 from backend.control.load import Control
 from backend.control.preprocessing import HintKind, NoParameters, PreprocessorSpec
@@ -43,7 +44,7 @@ from backend.diffusion.patching import (
     VaeEncode,
 )
 from backend.diffusion.prediction import Prediction
-from backend.diffusion.residuals import UNetResiduals
+from backend.diffusion.residuals import Residual, UNetResiduals
 from backend.diffusion.samplers.spec import (
     Denoiser,
     OnStep,
@@ -60,6 +61,7 @@ from backend.extending import (
     ActionSpec,
     AdapterChoice,
     Expanded,
+    Family,
     JobView,
     ModelView,
     PanelSpec,
@@ -114,8 +116,11 @@ __all__ = [
     "Control",
     "Denoiser",
     "Expanded",
+    "Family",
     "GenerationRequest",
+    "Guide",
     "HintKind",
+    "HintPicture",
     "JobView",
     "ModelCall",
     "ModelUnsupported",
@@ -136,6 +141,7 @@ __all__ = [
     "PreprocessorSpec",
     "PromptTag",
     "PromptTagSpec",
+    "Residual",
     "Residuals",
     "Runner",
     "SamplerSpec",

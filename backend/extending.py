@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backend.control.guide import Guide, HintPicture, Strength
 from backend.control.load import Control
 from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
@@ -246,6 +247,9 @@ class ModelView:
         control: the guidance network of a file of models/controlnet, ready to be called; raises as ``own_network``, and
             ``ModelUnsupported`` where it is for another family.
         own_network: loads a network of the extension's own.
+        guide: ``guide(control, hint, strength)``, that network with a hint, for this model: what a ``Residuals`` patch
+            asks; ``strength(number, count)`` says how much each of its residuals counts, the first block's being 0.
+            Raises ``BadRequest`` where the two do not fit each other, or the hint is not one that it can use.
     """
 
     info: CheckpointInfo
@@ -259,6 +263,7 @@ class ModelView:
     vae_encode: Callable[[torch.Tensor], torch.Tensor]
     control: Callable[[str], Control]
     own_network: OwnNetwork
+    guide: Callable[[Control, HintPicture, Strength], Guide]
     start: StartPicture | None = None
 
     @property

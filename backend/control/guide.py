@@ -11,24 +11,25 @@ from torch import Tensor
 from backend.control.hints import latent_hint, latent_rule, pixel_hint
 from backend.control.load import Control
 from backend.control.preprocessing import HintKind
+from backend.diffusion.residuals import Residual, UNetResiduals
 from backend.errors import BadRequest
 from backend.formats.configs import LatentConstants
-from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig, T2IAdapterConfig
+from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig
 from backend.nn.attention import PreparedContext
 from backend.nn.controlnet import ControlNet
 from backend.nn.controlnet_union import UnionControlNet
 from backend.nn.mmdit import MMDiT
 from backend.nn.mmdit_control import JointControl, SingleControl
-from backend.nn.residuals import UNetResiduals
 from backend.nn.t2i_adapter import T2IAdapter
 from backend.nn.unet import UNet
+
+_CONTEXTS_KEPT = 4  # as the denoiser keeps them
 
 #: What each task of a ControlNet Union is, by its number (xinsir6/ControlNetPlus; FORMATS.md section 5).
 UNION_TASKS: Sequence[HintKind] = (
     "pose", "depth", "soft edges", "lines", "normals", "segments", "tile", "repaint",
 )  # fmt: skip
 
-Residuals = UNetResiduals | Sequence[Tensor]
 #: How strongly a residual counts: given its number, from the first block's 0, and how many there are.
 Strength = Callable[[int, int], float]
 
@@ -71,7 +72,10 @@ class Guide:
         constants: LatentConstants,
         strength: Strength = lambda _number, _count: 1.0,
     ) -> None:
-        self._network, self._main, self._strength = control.network, main, strength
+        self._network, self._strength = control.network, strength
+        # held where it is called, and not longer than it must be: a T2I-Adapter wants its configuration alone
+        self._main = main if isinstance(control.network, SingleControl) else None
+        self._unet = main.config if isinstance(main, UNet) else None
         self._name, self._config = control.info.name, control.info.config
         self._task = self._union_task(hint)
         self._prepared: dict[tuple[torch.dtype, torch.device], object] = {}
@@ -85,7 +89,7 @@ class Guide:
             height, width = hint.picture.shape[-2] // 8, hint.picture.shape[-1] // 8
             self._hint = pixel_hint(self._config, hint.picture, height, width)
 
-    def __call__(self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor | None) -> Residuals:
+    def __call__(self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor | None) -> Residual:
         """What is added to the main network in this call, each residual times its strength.
 
         Args:
@@ -131,9 +135,9 @@ class Guide:
         if key not in self._prepared:
             hint = self._hint.to(x)
             if isinstance(self._network, T2IAdapter):
-                if not isinstance(self._main, UNet):
+                if self._unet is None:
                     raise TypeError("a T2I-Adapter needs a U-Net")
-                self._prepared[key] = self._scaled(self._network.residuals(self._network(hint), self._main.config))
+                self._prepared[key] = self._scaled(self._network.residuals(self._network(hint), self._unet))
             else:
                 self._prepared[key] = self._network.prepare_hint(hint)
         return self._prepared[key]
@@ -167,11 +171,3 @@ class Guide:
 
     def _listed(self, residuals: Sequence[Tensor]) -> list[Tensor]:
         return [tensor * self._strength(number, len(residuals)) for number, tensor in enumerate(residuals)]
-
-
-def is_adapter(control: Control) -> bool:
-    """Whether its residuals are the same in every call."""
-    return isinstance(control.info.config, T2IAdapterConfig)
-
-
-_CONTEXTS_KEPT = 4  # as the denoiser keeps them

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from backend.checkpoints.load import numbers
 from backend.checkpoints.tensors import read_tensors
+from backend.control.fit import check_fits
+from backend.control.guide import Guide, HintPicture, Strength
 from backend.control.load import Control, load_control
 from backend.engine import pipeline
 from backend.errors import ModelUnsupported
@@ -45,7 +47,18 @@ def model_view(engine: Engine, job: Job, network: UNet | MMDiT) -> ModelView:
         start=pipeline.start_picture(job),
         control=partial(_control, engine, job),
         own_network=partial(_own_network, engine, job),
+        guide=partial(_guide, engine, job, network),
     )
+
+
+def _guide(
+    engine: Engine, job: Job, network: UNet | MMDiT, control: Control, hint: HintPicture, strength: Strength
+) -> Guide:
+    """A guidance network at work on one of the job's checkpoints; see ``ModelView.guide``."""
+    check_fits(control.info, job.info)
+    encode = partial(pipeline.encode_plain, job, engine.manager)
+    constants = pipeline.latent_format(job).constants
+    return Guide(control, network, hint, encode=encode, constants=constants, strength=strength)
 
 
 def _control(engine: Engine, job: Job, name: str) -> Control:

@@ -7,28 +7,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backend.api import BadRequest, Canvas, HintKind, HintPicture, JobView, PreprocessorSpec, unknown_name
+from backend.api import BadRequest, HintKind, HintPicture, JobView, PreprocessorSpec, StartPicture, unknown_name
 from extensions.controlnet.geometry import ResizeMode, at_scale, laid_on, pixel_perfect, resampled
 from extensions.controlnet.parameters import UnitParameters
 
-_WHOLE = (0.0, 0.0, 1.0, 1.0)
 _LONGEST = 4096  # pixels of a side of what a part is cut from
 
 
-def hint_of(unit: UnitParameters, label: str, job: JobView, canvas: Canvas, size: tuple[int, int]) -> HintPicture:
+def hint_of(
+    unit: UnitParameters, label: str, job: JobView, start: StartPicture | None, size: tuple[int, int]
+) -> HintPicture:
     """The hint of a unit.
 
     Args:
         label: of the unit, for errors.
-        canvas: what the job starts from; its picture is taken if the unit has none of its own. Where only a masked area
+        start: what the job starts from, which is taken if the unit has none of its own. Where only a masked area
             is repainted, the unit's own picture is cut in the same way.
         size: height and width of the picture that is made.
     Raises:
         BadRequest: there is no picture, or a mask is missing.
     """
     spec = preprocessor_of(unit, job)
-    picture = picture_of(unit, label, job, canvas)
-    mask = None if canvas.mask is None else pixels(canvas.mask)
+    picture = picture_of(unit, label, job, start)
+    mask = None if start is None or start.mask is None else start.mask[0]
     hint = drawn_by(spec, unit, picture, mask, size)
     return HintPicture(hint[None], shown_by(unit, spec), None if mask is None else mask[None])
 
@@ -50,28 +51,28 @@ def drawn_by(
     return laid_on(spec.hint(scaled, unit.options, own_mask), *size, unit.resize_mode)
 
 
-def picture_of(unit: UnitParameters, label: str, job: JobView, canvas: Canvas) -> Tensor:
+def picture_of(unit: UnitParameters, label: str, job: JobView, start: StartPicture | None) -> Tensor:
     """The unit's picture, (3, h, w), 0 to 1; else the one that the job starts from.
 
     Raises:
         BadRequest: there is neither.
     """
     if unit.picture:
-        return _cut_alike(pixels(job.picture(unit.picture)), canvas, unit.resize_mode)
-    if canvas.image is None:
+        return _cut_alike(pixels(job.picture(unit.picture)), start, unit.resize_mode)
+    if start is None:
         raise BadRequest(
             f"{label} has no picture, and the job starts from none.",
             "Give it a picture, or switch it off.",
             field="extensions",
         )
-    return pixels(canvas.image)
+    return start.picture[0]
 
 
-def region_of(unit: UnitParameters, job: JobView, canvas: Canvas, size: tuple[int, int]) -> Tensor | None:
+def region_of(unit: UnitParameters, job: JobView, start: StartPicture | None, size: tuple[int, int]) -> Tensor | None:
     """Where the unit acts, (*size), 0 to 1; None: everywhere."""
     if not unit.region:
         return None
-    return resampled(_cut_alike(pixels(job.mask(unit.region)), canvas, "just resize"), *size)[0]
+    return resampled(_cut_alike(pixels(job.mask(unit.region)), start, "just resize"), *size)[0]
 
 
 def preprocessor_of(unit: UnitParameters, job: JobView) -> PreprocessorSpec:
@@ -97,17 +98,11 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def _cut_alike(picture: Tensor, canvas: Canvas, mode: ResizeMode) -> Tensor:
-    """A picture laid over the one that the job starts from, and cut to the part that is worked on.
-
-    The cut is as large as it is in the picture that is made, unless the whole would be larger than is sensible.
-    """
-    if canvas.box == _WHOLE or canvas.image is None:
+def _cut_alike(picture: Tensor, start: StartPicture | None, mode: ResizeMode) -> Tensor:
+    """A picture laid over the one that the job starts from, and cut to the part that is worked on."""
+    if start is None or start.box == (0, 0, *start.whole):
         return picture
-    left, top, right, bottom = canvas.box
-    width, height = canvas.image.width / (right - left), canvas.image.height / (bottom - top)
-    shrink = min(1.0, _LONGEST / max(width, height))
-    height, width = round(height * shrink), round(width * shrink)
-    laid = laid_on(picture, height, width, mode)
-    rows, columns = slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width))
-    return laid[:, rows, columns].clone()
+    shrink = min(1.0, _LONGEST / max(start.whole))
+    width, height = (round(side * shrink) for side in start.whole)
+    left, top, right, bottom = (round(edge * shrink) for edge in start.box)
+    return laid_on(picture, height, width, mode)[:, top : max(bottom, top + 1), left : max(right, left + 1)].clone()

@@ -23,14 +23,14 @@ class UnitParameters(Parameters):
     mode: Mode = choice(
         "balanced", label="Control mode", help="Control: the negative prompt is not guided. Both fade early blocks."
     )
-    resize_mode: ResizeMode = choice("crop and resize", label="Resize mode", help="How the hint is laid on the picture.")
+    resize_mode: ResizeMode = choice(
+        "crop and resize", label="Resize mode", help="How the hint gets the size of the picture."
+    )
     pixel_perfect: bool = flag(True, label="Pixel perfect", help="The preprocessor works at the picture's own size.")
     resolution: int = whole(
         512, low=64, high=2048, step=8, label="Resolution", help="Of the preprocessor, shorter side, if not perfect."
     )
-    region: str = picture_field(
-        label="Region", mask=True, help="White where the unit acts; left empty: everywhere."
-    )
+    region: str = picture_field(label="Region", mask=True, help="White where the unit acts; left empty: everywhere.")
     shows: Literal[
         "as the preprocessor says", "pose", "depth", "soft edges", "lines", "normals", "segments", "tile", "repaint"
     ] = choice("as the preprocessor says", label="The hint shows", help="Which kind it is, for ControlNet Union.")

@@ -7,7 +7,7 @@ from typing import Literal
 
 Mode = Literal["balanced", "prompt is more important", "control is more important"]
 
-# sd-webui-controlnet, ``scripts/hook.py``: each block counts less than the one after it; the levels of a T2I-Adapter so.
+# Source: sd-webui-controlnet, ``scripts/hook.py``. Each block against the one after it, and a T2I-Adapter's levels.
 _FADING = 0.825
 _LEVELS = (0.25, 0.62, 0.825, 1.0)
 

@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 import torch
-from backend.nn.residuals import UNetResiduals
 from torch import Tensor
 
 from backend.control.fit import check_fits
 from backend.control.guide import Guide, HintPicture
 from backend.control.hints import latent_hint
 from backend.control.load import Control, build_control
+from backend.diffusion.residuals import UNetResiduals
 from backend.errors import BadRequest
 from backend.formats.configs import CheckpointInfo
 from backend.formats.constants import SD3_LATENT, SDXL_DEFAULTS

@@ -52,27 +52,10 @@ def test_original_layout_is_ours(tmp_path, prefix: str, config):
     assert same_tensors(load_control(info), expected)
 
 
-_THEIR_EMBEDDERS = {
-    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
-    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
-    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
-    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
-    "x_embedder.proj": "pos_embed.proj",
-}
-
-
-def in_stability_naming(expected: nn.Module) -> dict[str, Tensor]:
-    state = {}
-    for key, tensor in expected.state_dict().items():
-        layer, _, kind = key.rpartition(".")
-        state[f"{_THEIR_EMBEDDERS.get(layer, layer)}.{kind}"] = tensor
-    return state | {"control_type": torch.tensor(1, dtype=torch.int32)}
-
-
 @pytest.mark.parametrize("config", [tiny.CHAINED, tiny.PARALLEL], ids=["8B", "2B"])
 def test_stability_layout_tells_its_kind_and_its_hint(tmp_path, config):
     expected = network(config)
-    info = written(tmp_path, in_stability_naming(expected))
+    info = written(tmp_path, tiny.in_stability_naming(expected))
     assert (info.kind, info.family, info.layout, info.config) == ("ControlNet for SD3.5", "sd3", "original", config)
     control = load_control(info)
     assert control.hint_type == 1

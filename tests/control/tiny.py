@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig, T2IAdapterConfig
 from tests import builders
 
@@ -17,6 +20,23 @@ T2I_LIGHT = T2IAdapterConfig((32, 64, 64, 64), 8, 3, 4, (1, 2, 3), is_light=True
 JOINT = MMDiTControlConfig(replace(builders.TINY_MMDIT_X, depth=2), 16, "joint")
 CHAINED = MMDiTControlConfig(replace(builders.TINY_MMDIT, depth=2, context_dim=0, pos_embed_side=0), 16, "chained")
 PARALLEL = MMDiTControlConfig(replace(CHAINED.mmdit, pooled_dim=128), 16, "parallel")
+
+_THEIR_EMBEDDERS = {
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+    "x_embedder.proj": "pos_embed.proj",
+}
+
+
+def in_stability_naming(expected: nn.Module) -> dict[str, Tensor]:
+    """Its tensors as Stability's files for SD3.5 name them, of a network for edges."""
+    state = {}
+    for key, tensor in expected.state_dict().items():
+        layer, _, kind = key.rpartition(".")
+        state[f"{_THEIR_EMBEDDERS.get(layer, layer)}.{kind}"] = tensor
+    return state | {"control_type": torch.tensor(1, dtype=torch.int32)}
 
 
 def diffusers_controlnet(*, union: bool = False, **options: Any) -> Any:
@@ -54,7 +74,7 @@ def diffusers_t2i(config: T2IAdapterConfig) -> Any:
     return T2IAdapter(config.hint_channels, channels, config.res_blocks, config.unshuffle, kind).eval()
 
 
-def diffusers_mmdit_control(config: MMDiTControlConfig) -> Any:
+def diffusers_mmdit_control(config: MMDiTControlConfig, **options: Any) -> Any:
     from diffusers import SD3ControlNetModel
 
     mmdit, joint = config.mmdit, config.blocks == "joint"
@@ -75,4 +95,5 @@ def diffusers_mmdit_control(config: MMDiTControlConfig) -> Any:
         qk_norm="rms_norm" if mmdit.qk_norm else None,
         pos_embed_type="sincos" if joint else None,
         use_pos_embed=joint,
+        **options,
     ).eval()
