@@ -130,7 +130,7 @@ def test_only_the_masked_area_is_cut_out_of_a_units_own_picture_too(engine, pict
     shown = [
         pixels(engine, guided("tiny-xl", "edges-xl", own, fields=fields, preprocessor="none")) for own in ("", big)
     ]
-    assert np.array_equal(*shown)
+    assert np.array_equal(shown[0], shown[1])
     other = engine.inputs.store(picture_bytes(4 * SIZE, 4 * SIZE, seed=9)).sha256
     assert (pixels(engine, guided("tiny-xl", "edges-xl", other, fields=fields, preprocessor="none")) != shown[0]).any()
 
@@ -190,6 +190,7 @@ def test_metadata_reads_back(engine, picture, tmp_path):
     request = guided("tiny-xl", "edges-xl", picture, options={"low": 20, "high": 60, "version": 1}, weight=0.75)
     made = engine.generate(request, outputs=Outputs(tmp_path)).pictures[0]
     read = read_picture(made.path.read_bytes(), engine.registry)
+    assert read.request is not None
     stored = read.request["extensions"]
     values = stored["controlnet"]["values"]
     assert values["picture"] == picture
