@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -40,7 +41,7 @@ class Tiny:
     """What the tiny checkpoint of a family is made of."""
 
     denoiser: UNetConfig | MMDiTConfig
-    encoders: Mapping[Part, CLIPConfig | T5Config]
+    encoders: Mapping[Part, Any]  # CLIPConfig or T5Config
     vae: VAEConfig = networks.TINY_VAE
     latent: LatentConstants = LATENT
     defaults: Defaults = DEFAULTS
@@ -64,9 +65,8 @@ TINY: Mapping[Family, Tiny] = {
 def tiny_modules(family: Family, seed: int = 0) -> dict[Part, nn.Module]:
     """Random-weight modules of every part that the family has."""
     row = TINY[family]
-    is_unet = isinstance(row.denoiser, UNetConfig)
     modules: dict[Part, nn.Module] = {
-        "denoiser": UNet(row.denoiser) if is_unet else MMDiT(row.denoiser),
+        "denoiser": UNet(row.denoiser) if isinstance(row.denoiser, UNetConfig) else MMDiT(row.denoiser),
         "vae": VAE(row.vae),
     }
     for part, config in row.encoders.items():

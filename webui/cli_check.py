@@ -1,0 +1,36 @@
+"""``easel extension check``: an extension tried on tiny engines of both families, in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from webui.options import SentenceCommand, panel_values
+
+
+@click.command(cls=SentenceCommand)
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--set", "chosen", multiple=True, metavar="PANEL.FIELD=VALUE", help="A value that a panel needs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check(context: click.Context, path: Path, chosen: tuple[str, ...], as_json: bool) -> None:
+    """Run the extension in PATH and report, line by line, whether it keeps what every extension promises.
+
+    Manifest, import, hooks and names; values of panels through JSON, REST, metadata and older versions; jobs on a tiny
+    SDXL-style and SD3.5-style checkpoint: same request same bytes, undo to the bit, torch's global state, time of each
+    hook. Exit code 1 if anything fails.
+    """
+    from backend.testing.conformance import conformance  # torch, for this command alone
+
+    given = {name: stored.get("values", {}) for name, stored in panel_values(chosen).items()}
+    report = conformance(path, values=given)
+    if as_json:
+        rows = [vars(finding) for finding in report.findings]
+        click.echo(json.dumps({"extension": report.name, "findings": rows}, indent=1))
+    else:
+        for line in report.lines():
+            click.echo(line)
+    if report.failed:
+        context.exit(1)
