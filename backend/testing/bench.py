@@ -118,7 +118,9 @@ class Bench:
             base = ask(checkpoint, steps=3)
             for panel in self.own("register_panels", PanelSpec):
                 start = self._in_tab(base, panel)
-                chosen = {panel.name: {"version": panel.parameters.version, "values": self.values_of(panel)}}
+                chosen = {
+                    panel.name: {"version": panel.parameters.version, "values": self.values_of(panel, checkpoint)}
+                }
                 yield Case(f"panel {panel.name}", panel.families, start, replace(start, extensions=chosen))
             for sampler in self.samplers:
                 yield Case(f"sampler {sampler.name}", (), base, replace(base, sampler=sampler.name, steps=4))
@@ -129,9 +131,16 @@ class Bench:
                     tagged = replace(base, prompt=f"a fox <{tag.name}:{checkpoint}:0.8>")
                     yield Case(f"prompt tag {tag.name}", (), base, tagged)
 
-    def values_of(self, panel: PanelSpec) -> dict[str, Any]:
-        """The panel's defaults and what was given for it, as a request carries them."""
-        return panel.parameters().model_dump(mode="json") | dict(self.values.get(panel.name, {}))
+    def values_of(self, panel: PanelSpec, checkpoint: str) -> dict[str, Any]:
+        """The panel's defaults as a request carries them; a picture or LoRA where it wants one; what was given for it."""
+        values = panel.parameters().model_dump(mode="json")
+        for name, schema in panel.parameters.model_json_schema().get("properties", {}).items():
+            if "picture" in schema:
+                picture = mask_bytes(_INPAINTED) if schema["picture"] == "mask" else picture_bytes()
+                values[name] = self._stored(picture)
+            elif schema.get("folder") == "loras":
+                values[name] = checkpoint
+        return values | dict(self.values.get(panel.name, {}))
 
     def plain_bytes(self, request: GenerationRequest) -> bytes:
         """The pixels that an engine without extensions makes of a request; made once."""

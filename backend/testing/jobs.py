@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backend.diffusion.patching import PatchRefused
-from backend.engine.extensions import torch_guard
 from backend.errors import UserError
 from backend.plugins import ExtensionFailed
 from backend.records.metadata import read_picture
@@ -62,7 +61,7 @@ def _refused(bench: Bench, case: Case) -> Iterator[Finding]:
 def _run(bench: Bench, case: Case) -> Iterator[Finding]:
     first, state = b"", None
     try:
-        with torch_guard(bench.name, "a job"):
+        with bench.engine.extensions.guard(bench.name, "a job"):
             first = pixels(bench.engine, case.request)
     except (ExtensionFailed, PatchRefused) as error:
         if not first:
