@@ -24,7 +24,8 @@ def check(context: click.Context, path: Path, chosen: tuple[str, ...], as_json: 
     """
     from backend.testing.conformance import conformance  # torch, for this command alone
 
-    given = {name: stored.get("values", {}) for name, stored in panel_values(chosen).items()}
+    told = panel_values(chosen, lambda picture: f"@{picture}")  # the check has a store of its own
+    given = {name: stored["values"] for name, stored in told.items()}
     report = conformance(path, values=given)
     if as_json:
         rows = [vars(finding) for finding in report.findings]

@@ -59,7 +59,7 @@ class Bench:
     """An extension under test.
 
     Args:
-        values: by panel, what its defaults cannot know: a file, a picture, words.
+        values: by panel, what its defaults cannot know: a file, words, a picture as "@PATH".
         budget: seconds that one call of a hook may take.
     """
 
@@ -132,7 +132,7 @@ class Bench:
                     yield Case(f"prompt tag {tag.name}", (), base, tagged)
 
     def values_of(self, panel: PanelSpec, checkpoint: str) -> dict[str, Any]:
-        """The panel's defaults as a request carries them; a picture or LoRA where it wants one; what was given for it."""
+        """What was given for the panel over its defaults, with a picture or LoRA where it wants one, as JSON."""
         values = panel.parameters().model_dump(mode="json")
         for name, schema in panel.parameters.model_json_schema().get("properties", {}).items():
             if "picture" in schema:
@@ -140,7 +140,10 @@ class Bench:
                 values[name] = self._stored(picture)
             elif schema.get("folder") == "loras":
                 values[name] = checkpoint
-        return values | dict(self.values.get(panel.name, {}))
+        for name, given in self.values.get(panel.name, {}).items():
+            is_path = isinstance(given, str) and given.startswith("@")
+            values[name] = self._stored(Path(given[1:]).read_bytes()) if is_path else given
+        return values
 
     def plain_bytes(self, request: GenerationRequest) -> bytes:
         """The pixels that an engine without extensions makes of a request; made once."""
