@@ -1,0 +1,1 @@
+"""Laws of regions on tiny networks, and whole pictures on tiny checkpoints of both families."""
