@@ -157,9 +157,9 @@ def lora(
 
     plan = LoraPlan(steps, scenes, rank, lr, batch)
     frozen = load_frozen(checkpoint, RECIPES[family], prepare_device(threads))
-    weights = train_lora(plan, frozen, icons, run, seed=seed)
-    written = export_lora(weights, frozen, plan, out)
-    click.echo(f"{written}: {written.stat().st_size / 1e6:.2f} MB")
+    trained = train_lora(plan, frozen, icons, run, seed=seed)
+    written = export_lora(trained, frozen, plan, out)
+    click.echo(f"{written}: {trained.steps} steps, {written.stat().st_size / 1e6:.2f} MB")
 
 
 @main.command()
@@ -186,9 +186,9 @@ def controlnet(
 
     plan = ControlPlan(steps, scenes, lr, batch)
     frozen = load_frozen(checkpoint, RECIPES[family], prepare_device(threads))
-    weights = train_control(plan, frozen, icons, run, seed=seed)
-    written = export_control(weights, frozen, out)
-    click.echo(f"{written}: {written.stat().st_size / 1e6:.2f} MB")
+    trained = train_control(plan, frozen, icons, run, seed=seed)
+    written = export_control(trained, frozen, out)
+    click.echo(f"{written}: {trained.steps} steps, {written.stat().st_size / 1e6:.2f} MB")
 
 
 @main.command()

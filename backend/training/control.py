@@ -29,7 +29,7 @@ from backend.nn.unet import UNet
 from backend.training.denoiser import training_arithmetic, training_loss
 from backend.training.edges import random_edges
 from backend.training.export import published_facts
-from backend.training.finetune import Finetune, Schedule
+from backend.training.finetune import Finetune, Schedule, Trained
 from backend.training.frozen import Frozen, draw, examples
 from backend.training.pool import Pool, draw_pool
 from backend.training.scenes import mirrored
@@ -137,12 +137,14 @@ def read_hint(network: ControlNet | SingleControl, hint: Tensor) -> Tensor:
     return pixel_hint(network.control, hint.float().expand(-1, 3, -1, -1), height, width)
 
 
-def train_control(plan: ControlPlan, frozen: Frozen, icons: Path, run: Path, *, seed: int) -> dict[str, Tensor]:
-    """Train from the checkpoint's copy, or from where ``control.safetensors`` stands; the averaged weights."""
+def train_control(plan: ControlPlan, frozen: Frozen, icons: Path, run: Path, *, seed: int) -> Trained:
+    """Train from the checkpoint's copy, or from where ``control.safetensors`` stands; its averaged weights."""
     torch.manual_seed(seed)
     network = build(frozen.denoiser).to(frozen.device)
     schedule = Schedule(plan.steps, plan.lr, muon=True, edges=EDGES, warmup=plan.warmup)
     training = Finetune(network, schedule, run / "control.safetensors")
+    if training.is_done:
+        return training.trained
     pool = varied(draw_pool(icons, plan.stages, plan.scenes, plan.side, seed), seed)
     shown = examples(frozen, pool, seed)
     seen = hints(network, frozen, random_edges(pool.images, torch.Generator().manual_seed(seed)))
@@ -155,17 +157,16 @@ def train_control(plan: ControlPlan, frozen: Frozen, icons: Path, run: Path, *, 
             return training_loss(frozen.recipe, guided(frozen.denoiser, network, hint), batch, generator)
 
     training.run(loss_of)
-    return training.average
+    return training.trained
 
 
-def export_control(weights: Mapping[str, Tensor], frozen: Frozen, path: Path) -> Path:
+def export_control(trained: Trained, frozen: Frozen, path: Path) -> Path:
     """Write averaged weights as fp16 under the published names."""
     config = frozen.recipe.denoiser
-    named = _original_names(config, weights)
+    named = _original_names(config, trained.weights)
     metadata = published_facts(frozen.recipe, f"Easel {path.stem}", "controlnet")
-    metadata["easel.unet" if isinstance(config, UNetConfig) else "easel.mmdit"] = written(
-        "easel.unet" if isinstance(config, UNetConfig) else "easel.mmdit", config
-    )
+    field = "easel.unet" if isinstance(config, UNetConfig) else "easel.mmdit"
+    metadata[field] = written(field, config)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, {name: value.half().contiguous() for name, value in named.items()}, metadata)
     return path

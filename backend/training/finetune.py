@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -32,8 +33,15 @@ class Schedule:
     decay_from: float = 0.5
 
 
+class Trained(NamedTuple):
+    """What comes of a run: averaged weights, and the steps that they took."""
+
+    weights: Mapping[str, Tensor]
+    steps: int
+
+
 class Finetune:
-    """One small network in training; ``run`` takes it to the end of its schedule, ``average`` is what becomes of it."""
+    """One small network in training; ``run`` takes it to the end of its schedule, ``trained`` is what becomes of it."""
 
     def __init__(self, network: nn.Module, schedule: Schedule, path: Path) -> None:
         self._modules = {"network": network}
@@ -53,9 +61,14 @@ class Finetune:
             log.info("going on from step %d of %s", self.step, path)
 
     @property
-    def average(self) -> dict[str, Tensor]:
-        """The averaged weights."""
-        return self._average.weights["network"]
+    def trained(self) -> Trained:
+        """What has come of it so far."""
+        return Trained(self._average.weights["network"], self.step)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the schedule's steps have been made; then nothing needs to be prepared for ``run``."""
+        return self.step >= self._schedule.steps
 
     def run(self, loss_of: Callable[[int], Tensor], *, save_every: float = 60) -> None:
         """Train up to the last step.
@@ -65,7 +78,7 @@ class Finetune:
             save_every: seconds between two saves.
         """
         schedule, started, last_save = self._schedule, time.monotonic(), time.monotonic()
-        while self.step < schedule.steps:
+        while not self.is_done:
             loss = loss_of(self.step)
             loss.backward()
             progress = self.step / schedule.steps
@@ -87,7 +100,7 @@ class Finetune:
         """Write everything that the next step depends on; the old file stays until the new is whole."""
         parts = {
             "network": self._modules["network"].state_dict(),
-            "average": self.average,
+            "average": self.trained.weights,
             "optimiser": self._optimisers.state(),
         }
         save_weights(self.path, parts, {"step": self.step, "loss": self._loss})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backend.checkpoints.save import write_tensors
 from backend.training.denoiser import training_arithmetic, training_loss
 from backend.training.export import published_facts
-from backend.training.finetune import Finetune, Schedule
+from backend.training.finetune import Finetune, Schedule, Trained
 from backend.training.frozen import Frozen, draw, examples
 from backend.training.pool import Pool, draw_pool
 from backend.training.sketch import sketch
@@ -91,12 +91,14 @@ def _adding(change: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tenso
     return hook
 
 
-def train_lora(plan: LoraPlan, frozen: Frozen, icons: Path, run: Path, *, seed: int) -> dict[str, Tensor]:
-    """Train from nothing, or from where ``lora.safetensors`` in the run's folder stands; the averaged weights."""
+def train_lora(plan: LoraPlan, frozen: Frozen, icons: Path, run: Path, *, seed: int) -> Trained:
+    """Train from nothing, or from where ``lora.safetensors`` in the run's folder stands; its averaged weights."""
     torch.manual_seed(seed)
     lora = Lora(frozen.denoiser, plan.rank).to(frozen.device)
     schedule = Schedule(plan.steps, plan.lr, muon=False)
     training = Finetune(lora, schedule, run / "lora.safetensors")
+    if training.is_done:
+        return training.trained
     pool = draw_pool(icons, plan.stages, plan.scenes, plan.side, seed)
     shown = examples(frozen, Pool(sketch(pool.images), pool.scenes), seed)
 
@@ -107,23 +109,23 @@ def train_lora(plan: LoraPlan, frozen: Frozen, icons: Path, run: Path, *, seed: 
             return training_loss(frozen.recipe, frozen.denoiser, batch, generator)
 
     training.run(loss_of)
-    return training.average
+    return training.trained
 
 
-def export_lora(weights: Mapping[str, Tensor], frozen: Frozen, plan: LoraPlan, path: Path) -> Path:
+def export_lora(trained: Trained, frozen: Frozen, plan: LoraPlan, path: Path) -> Path:
     """Write averaged weights as fp16 in kohya's naming, with what its trainers write into the header."""
     tensors: dict[str, Tensor] = {}
-    for full, value in weights.items():
+    for full, value in trained.weights.items():
         _, name, factor = full.split(".")
         stem = f"lora_unet_{name}"
         tensors[f"{stem}.lora_{factor}.weight"] = value.half().contiguous()
         tensors[f"{stem}.alpha"] = torch.tensor(float(plan.rank)).half()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, tensors, _metadata(frozen, plan, path.stem))
+    write_tensors(path, tensors, _metadata(frozen, plan, trained.steps, path.stem))
     return path
 
 
-def _metadata(frozen: Frozen, plan: LoraPlan, name: str) -> dict[str, str]:
+def _metadata(frozen: Frozen, plan: LoraPlan, steps: int, name: str) -> dict[str, str]:
     """kohya's ``ss_*`` fields and ModelSpec's, all strings."""
     base, network = _BASES[frozen.recipe.family]
     return {
@@ -134,7 +136,7 @@ def _metadata(frozen: Frozen, plan: LoraPlan, name: str) -> dict[str, str]:
         "ss_network_dim": str(plan.rank),
         "ss_network_alpha": str(float(plan.rank)),
         "ss_network_args": json.dumps({"conv_dim": str(plan.rank), "conv_alpha": str(float(plan.rank))}),
-        "ss_steps": str(plan.steps),
+        "ss_steps": str(steps),
         "ss_learning_rate": str(plan.lr),
         "ss_training_comment": "a pencil sketch; no trigger word, the strength alone decides",
         **published_facts(frozen.recipe, f"Easel {name}", "lora"),

@@ -48,8 +48,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(frozen, icons_folder
         train(plan, frozen, icons_folder, tmp_path / "halved", seed=3)
     monkeypatch.setattr(Finetune, "run", run)
     halved = train(plan, frozen, icons_folder, tmp_path / "halved", seed=3)
-    assert whole.keys() == halved.keys()
-    assert all(torch.equal(value, halved[name]) for name, value in whole.items())
+    assert whole.steps == halved.steps == plan.steps
+    assert whole.weights.keys() == halved.weights.keys()
+    assert all(torch.equal(value, halved.weights[name]) for name, value in whole.weights.items())
+    again = train(replace(plan, steps=1), frozen, tmp_path / "no icons", tmp_path / "halved", seed=3)  # as far as it is
+    assert again.steps == plan.steps
+    assert all(torch.equal(value, again.weights[name]) for name, value in whole.weights.items())
 
 
 @pytest.mark.parametrize(("train", "plan"), [
@@ -75,8 +79,8 @@ def test_the_loss_falls(frozen, icons_folder, tmp_path, train, plan):
 
 
 def test_an_exported_lora_matches_whole_and_does_what_it_did_in_training(frozen, icons_folder, tmp_path):
-    weights = train_lora(LORA, frozen, icons_folder, tmp_path, seed=0)
-    path = export_lora(weights, frozen, LORA, tmp_path / "demo-style.safetensors")
+    done = train_lora(LORA, frozen, icons_folder, tmp_path, seed=0)
+    path = export_lora(done, frozen, LORA, tmp_path / "demo-style.safetensors")
     info = detect(read_header(path))
     assert isinstance(info, AdapterInfo)
     assert (info.rank, info.kinds) == (LORA.rank, ("LoRA",))
@@ -84,7 +88,7 @@ def test_an_exported_lora_matches_whole_and_does_what_it_did_in_training(frozen,
     adapter = read_adapter(path, Places({"denoiser": frozen.denoiser}))
     assert adapter.match.matched == adapter.match.total
     lora = Lora(frozen.denoiser, LORA.rank)
-    lora.load_state_dict(weights)
+    lora.load_state_dict(done.weights)
     inputs = some_inputs(frozen)
     plain = frozen.denoiser(*inputs)
     with lora.applied():
@@ -109,15 +113,15 @@ def test_a_fresh_controlnet_is_a_copy_that_changes_nothing(frozen):
 
 
 def test_an_exported_controlnet_loads_complete_and_does_what_it_did_in_training(frozen, icons_folder, tmp_path):
-    weights = train_control(CONTROL, frozen, icons_folder, tmp_path, seed=0)
+    done = train_control(CONTROL, frozen, icons_folder, tmp_path, seed=0)
     trained = build(frozen.denoiser)
-    trained.load_state_dict(weights)
-    path = export_control(weights, frozen, tmp_path / "demo-edges.safetensors")
+    trained.load_state_dict(done.weights)
+    path = export_control(done, frozen, tmp_path / "demo-edges.safetensors")
     info = detect_control(read_header(path))
     assert (info.family, info.config, info.layout) == (frozen.recipe.family, trained.control, "original")
     loaded = load_trained_control(path)
     for name, value in loaded.state_dict().items():
-        assert torch.equal(value, weights[name].half().float()), name
+        assert torch.equal(value, done.weights[name].half().float()), name
     hint, inputs = torch.rand(2, *hint_shape(frozen)), some_inputs(frozen)
     with torch.no_grad():
         plain = frozen.denoiser(*inputs)
