@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from backend.errors import ModelUnsupported
@@ -51,15 +51,18 @@ class PromptTagSpec:
         name: unique; small letters: "lora".
         label: what its first value names, for the page: "LoRA".
         folder: the folder of models/ whose files the first value names.
+        keys: what else a tag may say, ``key=value``, each with a few words on its meaning; the page offers them.
     """
 
     name: str
     label: str
     folder: str = "loras"
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self, owner: str) -> dict[str, Any]:
         """For the registry document."""
-        return {"name": self.name, "label": self.label, "folder": self.folder, "owner": owner}
+        told = {"name": self.name, "label": self.label, "folder": self.folder, "owner": owner}
+        return told | ({"keys": dict(self.keys)} if self.keys else {})
 
 
 def find_tags(request: GenerationRequest, names: Iterable[str]) -> tuple[PromptTag, ...]:

@@ -25,6 +25,13 @@ from extensions.lora.boxes import read_box
 
 _STRENGTHS = ("te", "unet")
 _WINDOW = ("start", "end")
+_KEYS = {
+    "start": "from this share of the steps on",
+    "end": "until this share of the steps",
+    "region": "left, right, top, bottom or x0,y0,x1,y1",
+    "unet": "strength on the denoiser",
+    "te": "strength on the text encoders",
+}
 _CELL = 8  # pixels
 _EXAMPLE = "Write <lora:name:0.8>, <lora:name:te=0.5:unet=0.8>, or <lora:name:0.8:start=0.2:end=0.8:region=left>."
 
@@ -32,7 +39,7 @@ _EXAMPLE = "Write <lora:name:0.8>, <lora:name:te=0.5:unet=0.8>, or <lora:name:0.
 @hookimpl
 def register_prompt_tags() -> Sequence[PromptTagSpec]:
     """Both names mean the same: a file tells itself of which kind it is."""
-    return [PromptTagSpec("lora", "LoRA"), PromptTagSpec("lyco", "LyCORIS")]
+    return [PromptTagSpec("lora", "LoRA", keys=_KEYS), PromptTagSpec("lyco", "LyCORIS", keys=_KEYS)]
 
 
 @hookimpl
@@ -51,7 +58,7 @@ def choice_of(tag: PromptTag, request: GenerationRequest) -> AdapterChoice:
         BadRequest: no name, too many values, an unknown key, what is no number, no part of the steps or the picture.
     """
     file, *strengths = tag.values
-    unknown = [key for key in tag.named if key not in (*_STRENGTHS, *_WINDOW, "region")]
+    unknown = [key for key in tag.named if key not in _KEYS]
     if not file or len(strengths) > len(_STRENGTHS) or unknown:
         wrong = f"{unknown[0]}= means nothing" if unknown else "its values cannot be read"
         raise BadRequest(f"{tag.text[:80]}: {wrong}.", _EXAMPLE, field=tag.field)

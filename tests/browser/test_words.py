@@ -130,6 +130,25 @@ def test_loras_are_offered_behind_a_bracket_those_that_fit_first(here):
     assert offered(studio) == []
 
 
+def test_what_a_tag_may_say_is_offered_inside_it(here):
+    studio = here()
+    box = studio.page.locator("#txt2img_prompt textarea")
+    box.fill("")
+    box.press_sequentially("a <lora:fox one:")
+    assert offered(studio) == []  # where the strength stands
+    box.press_sequentially("0.8:")
+    assert offered(studio) == ["start=", "region="]
+    assert studio.page.locator(".word-list .word-facts").first.inner_text() == "from this share of the steps on"
+    box.press("Tab")
+    box.press_sequentially("0.2:")
+    assert offered(studio) == ["region="]  # each once
+    box.press_sequentially("re")
+    box.press("Tab")
+    box.press_sequentially("left>")
+    assert box.input_value() == "a <lora:fox one:0.8:start=0.2:region=left>"
+    assert offered(studio) == []
+
+
 def test_a_lora_of_the_models_tab_is_added_to_the_prompt(here):
     studio = here()
     studio.page.locator("#txt2img_prompt textarea").fill("a fox")

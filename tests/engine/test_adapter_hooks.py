@@ -121,6 +121,9 @@ def mix(**values: object) -> dict[str, object]:
 def test_hook_register_prompt_tags(mixing: Engine) -> None:
     rows = {row["name"]: row["owner"] for row in mixing.registry["prompt_tags"]}
     assert rows == {"lora": "lora", "lyco": "lora", "mix": "mixer"}
+    assert [tuple(row.get("keys", ())) for row in mixing.registry["prompt_tags"] if row["name"] != "lyco"] == [
+        ("start", "end", "region", "unet", "te"), (),
+    ]  # fmt: skip
     status = {row["name"]: row for row in mixing.registry["extensions"]}["zclash"]
     assert status["status"] == "failed"
     assert "'lora' is a name that lora has already" in status["reason"]

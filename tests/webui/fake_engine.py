@@ -35,7 +35,8 @@ from backend.records.outputs import Outputs
 from backend.records.registry import core_registry
 from backend.request import parse_request
 
-TAGS = [{"name": name, "label": "LoRA", "folder": "loras", "owner": "lora"} for name in ("lora", "lyco")]
+KEYS = {"start": "from this share of the steps on", "region": "part of the picture"}
+TAGS = [{"name": name, "label": "LoRA", "folder": "loras", "owner": "lora", "keys": KEYS} for name in ("lora", "lyco")]
 PIXEL = "/9j/2Q=="  # start and end of a JPEG
 
 

@@ -1,5 +1,5 @@
-// Names of embeddings, and of LoRAs behind a "<", while one types a prompt: a list under the box. Tab takes the first,
-// arrows and Enter another.
+// Names of embeddings, and of LoRAs and what their tags may say behind a "<", while one types a prompt: a list under the
+// box. Tab takes the first, arrows and Enter another.
 (function (easel) {
   "use strict";
 
@@ -20,7 +20,8 @@
   };
 
   // Which tags name a LoRA is told by the registry: an extension brings them.
-  const tagNames = () => (easel.registry.prompt_tags || []).filter((tag) => tag.folder === "loras").map((tag) => tag.name);
+  const tagRows = () => easel.registry.prompt_tags || [];
+  const tagNames = () => tagRows().filter((tag) => tag.folder === "loras").map((tag) => tag.name);
 
   // A LoRA's name becomes a whole tag, with its strength selected; one with another strength behind it keeps that.
   easel.loraWords = (models) => models.filter((model) => model.folder === "loras" && model.usable).map((model) => ({
@@ -38,7 +39,7 @@
 
   // Characters that mean something in a prompt stand behind a backslash.
   const written = ({ word }) => word.replace(/[\\()[\]:|<>]/g, "\\$&");
-  const facts = (entry) => (entry.tag
+  const facts = (entry) => entry.help || (entry.tag
     ? [entry.made, entry.rank && `rank ${entry.rank}`, entry.triggers.slice(0, 3).join(", ")]
     : [entry.made, `${entry.count} token${entry.count === 1 ? "" : "s"}`]).filter(Boolean).join(" · ");
 
@@ -54,7 +55,7 @@
     close();
     target.focus();
     if (!entry.tag) {
-      const word = written(entry), end = start + word.length;
+      const word = entry.help ? entry.word : written(entry), end = start + word.length;
       easel.write(target, { from: start, to, written: word, selection: [end, end] });
       return;
     }
@@ -86,9 +87,22 @@
     return loras.filter(known).sort((a, b) => order(a) - order(b) || a.word.localeCompare(b.word, undefined, { numeric: true })).slice(0, MOST);
   }
 
+  // Behind a tag's first value: "start=", "region=", those that it does not have yet. Alone where a strength may stand,
+  // a list would be in the way: there it waits for a letter.
+  function findKeys(box, [, name, values, typed]) {
+    const { keys = {} } = tagRows().find((row) => row.name === name.toLowerCase()) || {};
+    if (!typed && !values.includes(":")) return [];
+    [from, until] = [box.selectionStart - typed.length, box.selectionStart];
+    return Object.entries(keys)
+      .filter(([key]) => key.startsWith(typed.toLowerCase()) && !values.toLowerCase().includes(`:${key}=`))
+      .map(([key, help]) => ({ word: `${key}=`, help }));
+  }
+
   function find(box) {
     const begun = box.selectionStart === box.selectionEnd ? box.value.slice(0, box.selectionStart).match(/(?<!\\)<(?:(\w+):)?([^<>:]*)$/) : null;
     if (begun) return findLoras(box, begun);
+    const inside = box.selectionStart === box.selectionEnd ? box.value.slice(0, box.selectionStart).match(/(?<!\\)<(\w+):([^<>]*):([^<>:=]*)$/) : null;
+    if (inside) return findKeys(box, inside);
     const before = box.value.slice(0, box.selectionStart), after = box.value[box.selectionEnd] || "";
     const typed = box.selectionStart === box.selectionEnd && !/[\p{L}\p{N}_]/u.test(after) ? before.match(/[^\s,()[\]|:<>]+$/) : null;
     const part = typed ? typed[0].toLowerCase() : "";
