@@ -82,9 +82,12 @@ def options(field: str, *, label: str, help: str = "") -> Any:
     return _field({}, label, help, json_schema_extra={"options_of": field})
 
 
-def text(default: str = "", *, longest: int = 2000, lines: int = 1, label: str, help: str = "") -> Any:
-    """Free text of at most ``longest`` characters."""
-    return _field(default, label, help, max_length=longest, json_schema_extra={"lines": lines})
+def text(
+    default: str = "", *, longest: int = 2000, lines: int = 1, shown: bool = True, label: str, help: str = ""
+) -> Any:
+    """Free text of at most ``longest`` characters; one that is not ``shown`` only travels with a request."""
+    extra = {"lines": lines} if shown else {"lines": lines, "shown": False}
+    return _field(default, label, help, max_length=longest, json_schema_extra=extra)
 
 
 def axis(*, label: str, help: str = "") -> Any:

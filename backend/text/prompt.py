@@ -6,7 +6,7 @@
     [a|b|c]           one after another, changing at each step
     BREAK             the following starts a new chunk of 75 tokens
     a AND b:0.5       two prompts whose effects are added with weights (where the caller allows it)
-    \\( \\[ \\: \\| \\\\ \\<   the character itself
+    \\( \\[ \\: \\| \\\\ \\< \\{ \\_   the character itself
 
 What is written wrongly is read as text, with a warning; nothing raises. Two places differ from A1111 on purpose: a
 change at step n comes after exactly n steps (there after n + 1), and a backslash before any other character stays.
@@ -28,7 +28,7 @@ from backend.text.brackets import OPENER, Notes, Scan, Shown, bounded, read_numb
 MAX_TOKENS = 3000  # of a prompt; they lengthen what every attention layer reads
 MAX_PARTS = 16  # each AND part is one more pass of the network at every step
 
-_MARKS = re.compile(r"(\\[\\()\[\]:|<>]|[()\[\]:|]|<(?i:lora|lyco|hypernet):[^<>]*>|\bBREAK\b|\bAND\b)")
+_MARKS = re.compile(r"(\\[\\()\[\]:|<>{}_]|[()\[\]:|]|<(?i:lora|lyco|hypernet):[^<>]*>|\bBREAK\b|\bAND\b)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 

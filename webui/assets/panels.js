@@ -28,7 +28,9 @@
   }
   const suits = (panel, tab) => panel.tabs.includes(tab) && (!panel.families.length || panel.families.includes(easel.family()));
   const offered = (tab) => easel.registry.panels.filter((panel) => suits(panel, tab) && !easel.samplerOfPanel(panel.name));
-  const isUsed = (panel, tab) => panel.always || settings(tab, panel).on;
+  // A panel that is always there acts with its defaults by itself: it is sent when something in it is set.
+  const isSet = (panel, tab) => fieldsOf(panel).some(([field, schema]) => valueOf(settings(tab, panel), field, schema) !== schema.default);
+  const isUsed = (panel, tab) => (panel.always ? isSet(panel, tab) : settings(tab, panel).on);
 
   // The request's field, for the tab's Generate; sampler: the name that is sent with it.
   easel.extensionValues = (tab, sampler) => {
@@ -56,6 +58,7 @@
       for (const panel of easel.registry.panels) {
         const own = settings(tab, panel);
         own.on = panel.name in told;
+        if (!own.on && panel.always) own.values = {};
         if (!own.on) continue;
         own.values = { ...(told[panel.name].values || {}) };
         isOpen[`${tab}.${panel.name}`] = true;
@@ -98,7 +101,8 @@
         keep();
       },
     });
-    return { rows: [...rows.map(([, , row]) => row.element), ...actions], button };
+    const shown = rows.filter(([, schema]) => schema.shown !== false);
+    return { rows: [...shown.map(([, , row]) => row.element), ...actions], button };
   }
 
   function accordion(panel, tab, changed) {
