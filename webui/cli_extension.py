@@ -1,4 +1,4 @@
-"""``easel extension``: list, enable, disable, install, remove, new, check; only ``check`` imports their code."""
+"""``easel extension``: list, enable, disable, install, remove, run, new, check; ``run`` and ``check`` import code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from webui.cli_action import run
 from webui.cli_check import check
 from webui.cli_install import install, remove
 from webui.extension_list import extension_rows, switch_extension
@@ -25,6 +26,7 @@ def extension() -> None:
 extension.add_command(check)
 extension.add_command(install)
 extension.add_command(remove)
+extension.add_command(run)
 
 
 @extension.command("list", cls=SentenceCommand)
