@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from backend.api import JobView, ModelView, PanelSpec, Patch, PreprocessorSpec, hookimpl
 from extensions.controlnet.parameters import UnitParameters
 from extensions.controlnet.preprocessors.table import PREPROCESSORS
+from extensions.controlnet.preview import preview_of
 from extensions.controlnet.units import FAMILIES, UNITS, unit_patches
 
 
@@ -22,6 +23,7 @@ def register_panels() -> Sequence[PanelSpec]:
             families=FAMILIES,
             help="Where things are in the picture, from the edges, the depth or the blocks of another one.",
             follows=before,
+            actions=(preview_of(name, label),),
         )
         for (name, label), before in zip(UNITS.items(), followed, strict=False)
     ]
