@@ -95,6 +95,7 @@ class PanelSpec:
             name it (words that are filled in). Such a panel works with every family.
         follows: another panel's name: this one is offered in the page once that one is used (a second unit).
         actions: buttons below the controls.
+        folded: names of fields that stand below a fold of their own, *More*, which is open where one is set.
     """
 
     name: str
@@ -106,6 +107,7 @@ class PanelSpec:
     always: bool = False
     follows: str = ""
     actions: tuple[ActionSpec, ...] = ()
+    folded: tuple[str, ...] = ()
 
     def action(self, name: str) -> ActionSpec | None:
         """Its action of this name."""
@@ -113,6 +115,9 @@ class PanelSpec:
 
     def __post_init__(self) -> None:
         """Refuse two actions of one name; and an ``always`` panel that could refuse jobs that never asked for it."""
+        missing = next((name for name in self.folded if name not in self.parameters.model_fields), None)
+        if missing is not None:
+            raise ValueError(f"the panel {self.name} folds {missing!r}, which is no field of it")
         names = [action.name for action in self.actions]
         if len(set(names)) < len(names):
             raise ValueError(f"the panel {self.name} has two actions of one name: {', '.join(names)}")
@@ -130,6 +135,7 @@ class PanelSpec:
             "help": self.help,
             "always": self.always,
             "follows": self.follows,
+            "folded": list(self.folded),
             "version": self.parameters.version,
             "schema": self.parameters.model_json_schema(),
             "actions": [action.to_json() for action in self.actions],

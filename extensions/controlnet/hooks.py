@@ -24,6 +24,7 @@ def register_panels() -> Sequence[PanelSpec]:
             help="Where things are in the picture, from the edges, the depth or the blocks of another one.",
             follows=before,
             actions=(preview_of(name, label),),
+            folded=("mode", "resize_mode", "pixel_perfect", "resolution", "region", "shows"),
         )
         for (name, label), before in zip(UNITS.items(), followed, strict=False)
     ]

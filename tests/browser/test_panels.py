@@ -78,3 +78,34 @@ def test_a_samplers_own_parameters_show_and_are_sent_while_it_is_chosen(pag):
     here.choose("txt2img_sampling", "Euler")
     own.wait_for(state="hidden")
     assert here.generate("txt2img")["request"]["extensions"] == {}
+
+
+def test_what_is_chosen_in_a_panel_brings_its_own_fields_and_a_second_unit_follows_the_first(real_site, visit):
+    here = visit(real_site)
+    first, second = (here.page.locator(f"#txt2img_panel_{name}") for name in ("controlnet", "controlnet_2"))
+    first.wait_for()
+    assert second.is_hidden()
+    first.get_by_role("switch").check()
+    second.wait_for()
+
+    named = first.get_by_label("Preprocessor", exact=True)
+    named.select_option(label="Canny")
+    low = first.locator(".panel-options").get_by_label("Low threshold").last
+    low.wait_for()
+    first.locator(".panel-options").get_by_role("spinbutton").first.fill("40")
+    first.locator(".panel-options").get_by_role("spinbutton").first.blur()
+    stored = "easel.store.read('panels').txt2img.controlnet.values"
+    assert here.page.evaluate(stored)["options"] == {"low": 40, "version": 1}
+    here.page.reload()
+    here.settled()
+    first.locator(".panel-options").get_by_role("spinbutton").first.wait_for()
+    assert first.locator(".panel-options").get_by_role("spinbutton").first.input_value() == "40"
+
+    named.select_option(label="Blur")  # another one's settings are its own
+    first.locator(".panel-options").get_by_label("Blur").first.wait_for()
+    assert here.page.evaluate(stored)["options"] == {}
+    assert first.get_by_label("Control mode").is_hidden()
+    first.get_by_text("More", exact=True).click()
+    first.get_by_label("Control mode").wait_for()
+    first.get_by_role("switch").uncheck()
+    second.wait_for(state="hidden")

@@ -101,8 +101,12 @@
         keep();
       },
     });
-    const shown = rows.filter(([, schema]) => schema.shown !== false);
-    return { rows: [...shown.map(([, , row]) => row.element), ...actions], button };
+    const seen = rows.filter(([, schema]) => schema.shown !== false);
+    const folded = seen.filter(([field]) => (panel.folded || []).includes(field));
+    const isSet = folded.some(([field, schema]) => JSON.stringify(valueOf(own, field, schema)) !== JSON.stringify(schema.default));
+    const more = folded.length ? el("details", { class: "panel-more", open: isSet }, el("summary", {}, "More"), ...folded.map(([, , row]) => row.element)) : null;
+    const plain = seen.filter((row) => !folded.includes(row)).map(([, , row]) => row.element);
+    return { rows: [...plain, ...(more ? [more] : []), ...actions], button };
   }
 
   function accordion(panel, tab, changed) {
