@@ -112,10 +112,15 @@ class Residents:
 
 @dataclass(frozen=True, kw_only=True)
 class HookRuns:
-    """An extension's hook has been running for seconds; without an owner: the one last told of has returned."""
+    """An extension's hook is called; without an owner: it has returned. So it is known in whose code a process ends.
+
+    Attributes:
+        observes: it cannot change a picture.
+    """
 
     owner: str = ""
     hook: str = ""
+    observes: bool = False
     type: Literal["hook_runs"] = "hook_runs"
 
 

@@ -170,10 +170,15 @@ class Plugins:
         specs: the module of hookspecs.
         guard: put around every call of a hook; it restores what the call may not change, and raises ``ExtensionFailed``
             if something had to be restored.
+        on_call: told of the owner and the hook that is called, and whether it observes; ("", "", False) at its end.
     """
 
     def __init__(
-        self, specs: ModuleType, side: Side, guard: Callable[[str, str], AbstractContextManager[None]] | None = None
+        self,
+        specs: ModuleType,
+        side: Side,
+        guard: Callable[[str, str], AbstractContextManager[None]] | None = None,
+        on_call: Callable[[str, str, bool], None] | None = None,
     ) -> None:
         self._specs = specs
         self._side: Side = side
@@ -182,7 +187,8 @@ class Plugins:
         self._manager.add_hookspecs(specs)
         self.extensions: dict[str, Extension] = {}
         self._order: list[str] = []
-        self.running: tuple[str, str, float] | None = None  # owner, hook, since: read by the watchdog
+        self._on_call = on_call or (lambda _owner, _hook, _observes: None)
+        self._calling: tuple[str, str, bool] = ("", "", False)
 
     # -- loading
 
@@ -313,7 +319,7 @@ class Plugins:
             if extension.failures >= STRIKES:
                 continue
             try:
-                self._timed(hook, owner, arguments)
+                self._timed(hook, owner, arguments, observes=True)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -349,17 +355,19 @@ class Plugins:
                 continue
             yield from ((owner, spec) for spec in specs)
 
-    def _timed(self, hook: str, owner: str, arguments: Mapping[str, Any]) -> Any:
+    def _timed(self, hook: str, owner: str, arguments: Mapping[str, Any], *, observes: bool = False) -> Any:
         extension = self.extensions[owner]
         impls = getattr(self._manager.hook, hook).get_hookimpls()
         impl = next(impl for impl in impls if impl.plugin_name == owner)
         started = time.perf_counter()
-        outer, self.running = self.running, (owner, hook, time.monotonic())
+        outer, self._calling = self._calling, (owner, hook, observes)
+        self._on_call(*self._calling)
         try:
             with self._guard(owner, hook):
                 return impl.function(**{name: arguments[name] for name in impl.argnames})
         finally:
-            self.running = outer
+            self._calling = outer  # a nested job's hooks are called within another hook
+            self._on_call(*outer)
             extension.seconds[hook] = extension.seconds.get(hook, 0.0) + time.perf_counter() - started
             extension.calls[hook] = extension.calls.get(hook, 0) + 1
 

@@ -72,7 +72,6 @@ class _Running:
     heard: float
     stepped: float | None = None
     slowest: float = 0.0
-    hook: tuple[str, str] | None = None  # extension and hook that has been running for seconds
 
 
 class Dispatcher:
@@ -81,6 +80,8 @@ class Dispatcher:
     Args:
         command, environment: the engine process.
         on_ready: called in the dispatcher's thread with each engine's registry document.
+        on_deadly: called with the name of an extension in whose start-up hook or observer the engine died or hung: it
+            would again, whatever the next job is. True: it is left out from now on.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Dispatcher:
         environment: Mapping[str, str],
         *,
         on_ready: Callable[[dict[str, Any]], None],
+        on_deadly: Callable[[str], bool] = lambda _name: False,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,6 +101,8 @@ class Dispatcher:
         self._command = command
         self._environment = environment
         self._on_ready = on_ready
+        self._on_deadly = on_deadly
+        self._hook: HookRuns | None = None  # that the engine is in
         self._patience = patience or Patience()
         self._clock = clock
         self._mail: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -206,6 +210,8 @@ class Dispatcher:
         if process is not self._process:
             return
         self._process = None
+        hook, self._hook = self._hook, None
+        is_cured = hook is not None and (hook.observes or not self._ready) and self._on_deadly(hook.owner)
         self._ready = False
         self._acting.fail_all(f"It ended ({self._hung or end.words}).")
         if self._closed_at is not None:
@@ -222,10 +228,10 @@ class Dispatcher:
         told = last.removeprefix("easel: ") if end.code == SETTINGS_FAULT and last else f"It ended ({cause})."
         self._plan_restart(f"The engine process does not run. {told} It is started again.")
         self._live.over()
-        error = _fault_of(running, cause) if running is not None else None
+        error = None if running is None or is_cured else _fault_of(running, hook, cause)
         if running is not None and error is not None and not self._store.get(running.job.id).cancel_requested:
             self._store.fail(running.job.id, error, attempt=running.job.attempts)
-        self._store.requeue_running(MAX_ATTEMPTS)
+        self._store.requeue_running(2**31 if is_cured else MAX_ATTEMPTS)  # not the job's fault: it is tried again
 
     def _plan_renewal(self) -> None:
         self._renew = True
@@ -316,8 +322,7 @@ class Dispatcher:
             case ExtensionsFare():
                 self._live.extensions_fare(event.extensions)
             case HookRuns():
-                if self._running is not None:
-                    self._running.hook = (event.owner, event.hook) if event.owner else None
+                self._hook = event if event.owner else None
             case ActionDone() | ActionFailed():
                 self._acting.ended(event)
             case _ if self._running is None or event.job != self._running.job.id:
@@ -401,12 +406,12 @@ class Dispatcher:
                 self._running.heard = now
 
 
-def _fault_of(running: _Running, cause: str) -> UserError | None:
-    """What the job at hand fails with when the engine died of ``cause``; None: it is tried again."""
-    if running.hook is not None:  # it would hang in it again
-        owner, hook = running.hook
+def _fault_of(running: _Running, hook: HookRuns | None, cause: str) -> UserError | None:
+    """What the job at hand fails with when the engine died of ``cause``, in ``hook``; None: it is tried again."""
+    if hook is not None and not hook.observes:  # it would die in it again; an observer is left out from now on
         return ExtensionFailed(
-            f"The extension {owner} did not return from {hook}, and the engine process was ended with it ({cause}).",
+            f"The extension {hook.owner} did not return from {hook.hook}, and the engine process ended with it "
+            f"({cause}).",
             "Switch it off for this picture, or in the Extensions tab; or look for a newer version.",
             field="extensions",
         )

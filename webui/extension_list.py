@@ -62,6 +62,17 @@ def switch_extension(settings: Settings, name: str, *, on: bool) -> Found:
     return found
 
 
+def leave_out(settings: Settings, name: str) -> bool:
+    """Every start or job would die of this extension: it stays out until the user switches it on again.
+
+    What ships with Easel is not left out (False): a machine without memory can kill the engine anywhere.
+    """
+    if any(found.is_bundled and found.name == name for found in _all(settings)):
+        return False
+    Approvals(settings.approvals).note_crash(name)
+    return True
+
+
 def _all(settings: Settings) -> Iterable[Found]:
     return find_extensions(bundled_folder(), settings.extension_folders)
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
 from backend.text.embeddings import EmbeddingWords, embedding_words
 from webui.dispatcher import Dispatcher, Patience
-from webui.extension_list import extension_rows, switch_extension
+from webui.extension_list import extension_rows, leave_out, switch_extension
 from webui.input_keeper import InputKeeper
 from webui.live import Live
 from webui.model_facts import model_json
@@ -85,6 +86,7 @@ class Studio:
             command,
             engine_environment(settings),
             on_ready=self._take_registry,
+            on_deadly=partial(leave_out, settings),
             patience=patience,
         )
 

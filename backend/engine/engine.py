@@ -17,7 +17,7 @@ from backend.diffusion.registry import SCHEMA
 from backend.engine import pipeline
 from backend.engine.adapters import AdapterShelf
 from backend.engine.device import choose_device, dtype_name
-from backend.engine.extensions import Extensions
+from backend.engine.extensions import Extensions, OnCall
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds
 from backend.engine.preview import Previews
@@ -42,9 +42,15 @@ class Engine:
     Args:
         settings: folders, device and budgets.
         on_residents: told after every change of what is in memory.
+        on_hook: told of every hook of an extension that is called, see ``Plugins``.
     """
 
-    def __init__(self, settings: Settings, on_residents: Callable[[Residents], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_residents: Callable[[Residents], None] | None = None,
+        on_hook: OnCall | None = None,
+    ) -> None:
         self.settings = settings
         self.policy = choose_device(settings.device, settings.dtype, settings.memory_gb, settings.low_memory)
         if settings.threads:
@@ -53,7 +59,7 @@ class Engine:
         self._known_parts: frozenset[PartKey] = frozenset()
         self.manager = ModelManager(self.policy, self._tell_residents)
         self.catalog = Catalog.of(settings)
-        self.extensions = Extensions.load(settings, self.catalog)
+        self.extensions = Extensions.load(settings, self.catalog, on_hook)
         self.registry: dict[str, Any] = {"schema": SCHEMA, **self.extensions.document()}
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -19,6 +19,7 @@ from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.engine.expansion import Expansion, Images, Made
+from backend.engine.patch_guard import guarded
 from backend.engine.torch_guard import TorchGuard
 from backend.errors import BadRequest, unknown_name
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
@@ -35,6 +36,8 @@ from backend.settings import Settings
 log = logging.getLogger(__name__)
 
 OnNote = Callable[[str], None]
+T = TypeVar("T")
+OnCall = Callable[[str, str, bool], None]
 #: Attribute and hook of each registry.
 _REGISTRIES = (
     ("samplers", "register_samplers"),
@@ -83,10 +86,14 @@ class Extensions:
         self._document = MappingProxyType(self.document())
 
     @classmethod
-    def load(cls, settings: Settings, catalog: Catalog) -> Extensions:
-        """Find, check and import those that may run; with ``no_extensions`` none."""
+    def load(cls, settings: Settings, catalog: Catalog, on_call: OnCall | None = None) -> Extensions:
+        """Find, check and import those that may run; with ``no_extensions`` none.
+
+        Args:
+            on_call: told of every hook that is called, see ``Plugins``.
+        """
         guard = TorchGuard()
-        plugins = Plugins(hookspecs, "engine", guard)
+        plugins = Plugins(hookspecs, "engine", guard, on_call)
         if not settings.no_extensions:
             approvals = Approvals(settings.approvals)
             plugins.load(bundled_folder(), settings.extension_folders, approvals, settings.data_dir / ".importing")
@@ -177,11 +184,12 @@ class Extensions:
             if view is None and not own:
                 continue
             job = view or self._view(owner, request, {}, on_note, between)
-            chosen += _choices(owner, "adapt_job", self.plugins.call("adapt_job", owner, job=job, tags=own) or ())
+            given = self.plugins.call("adapt_job", owner, job=job, tags=own)
+            chosen += listed(owner, "adapt_job", given, AdapterChoice)
         for owner in self.plugins.implementers("scope_adapters") if chosen else ():
             if view := self.view(owner, request, on_note, between):
                 scoped = self.plugins.call("scope_adapters", owner, job=view, choices=tuple(chosen))
-                chosen = chosen if scoped is None else _choices(owner, "scope_adapters", scoped)
+                chosen = chosen if scoped is None else listed(owner, "scope_adapters", scoped, AdapterChoice)
         return tuple(chosen)
 
     def patching(self, request: GenerationRequest) -> bool:
@@ -204,10 +212,7 @@ class Extensions:
         for owner in self.plugins.implementers("patch_job"):
             view = self.view(owner, request, on_note, between)
             given = self.plugins.call("patch_job", owner, job=view, model=model) if view else ()
-            wrong = next((patch for patch in given if not isinstance(patch, Patch)), None)
-            if wrong is not None:
-                raise ExtensionFailed(f"The extension {owner} returned a {type(wrong).__name__} from patch_job.")
-            wanted += owned(given, owner)
+            wanted += map(guarded, owned(listed(owner, "patch_job", given, Patch), owner))
         check_patches(wanted, model.places)
         _check_combination(wanted, request)
         return PatchSet(tuple(wanted))
@@ -248,7 +253,7 @@ class Extensions:
             requests=[each.request for each in own],
             sources=sources,
         )
-        return [picture_of(owner, "job_pictures", image) for image in added or ()]
+        return [image.convert("RGB") for image in listed(owner, "job_pictures", added, Image.Image)]
 
     def started(self) -> None:
         """Tell the observers that the engine is up; each has a folder of its own for what it keeps."""
@@ -326,11 +331,21 @@ def _check_combination(patches: Sequence[Patch], request: GenerationRequest) -> 
         )
 
 
-def _choices(owner: str, hook: str, given: Sequence[object]) -> list[AdapterChoice]:
-    wrong = next((choice for choice in given if not isinstance(choice, AdapterChoice)), None)
-    if wrong is not None:
-        raise ExtensionFailed(f"The extension {owner} returned a {type(wrong).__name__} from {hook}.")
-    return [choice for choice in given if isinstance(choice, AdapterChoice)]
+def listed(owner: str, hook: str, given: object, kind: type[T]) -> list[T]:
+    """What a hook returned as a list of its kind, None as an empty one; raises ``ExtensionFailed`` for what is none."""
+    if given is not None and not isinstance(given, list | tuple):
+        raise ExtensionFailed(
+            f"The extension {owner} returned a {type(given).__name__} from {hook}, no list.", field="extensions"
+        )
+    found: list[T] = []
+    for each in given or ():
+        if not isinstance(each, kind):
+            raise ExtensionFailed(
+                f"The extension {owner} returned a {type(each).__name__} from {hook}, no {kind.__name__}.",
+                field="extensions",
+            )
+        found.append(each)
+    return found
 
 
 def picture_of(owner: str, hook: str, image: object) -> Image.Image:

@@ -15,7 +15,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.errors import UserError
-from backend.events import Event, ExtensionsFare, Failed, Ready, event_to_line
+from backend.events import Event, ExtensionsFare, Failed, HookRuns, Ready, event_to_line
 from backend.request import parse_request
 from backend.settings import load_settings
 
@@ -52,11 +52,9 @@ class Worker:
         # torch and transformers take seconds to import: orders and cancels are read meanwhile.
         from backend.engine.actions import ActionThread
         from backend.engine.engine import Engine
-        from backend.engine.hook_watch import HookWatch
 
-        engine = Engine(load_settings(), on_residents=self.send)
+        engine = Engine(load_settings(), on_residents=self.send, on_hook=self._tell_hook)
         plugins = engine.extensions.plugins
-        HookWatch(plugins, self.send).start()
         ActionThread(engine.extensions, engine.inputs, self.send).serve(self._actions)
         self.send(Ready(registry=engine.registry, device=engine.policy.words, dtype=engine.dtype))
         while (order := self._jobs.get()) is not None:
@@ -65,6 +63,9 @@ class Worker:
             if plugins.extensions:
                 self.send(ExtensionsFare(extensions=tuple(each.to_json() for each in plugins.extensions.values())))
         engine.close()
+
+    def _tell_hook(self, owner: str, hook: str, observes: bool) -> None:
+        self.send(HookRuns(owner=owner, hook=hook, observes=observes))
 
     def _read_orders(self) -> None:
         for line in self._orders:

@@ -19,7 +19,9 @@ QUICK = Patience(silence=1.5, start=20.0, first_pause=0.05, longest_pause=0.2, s
 
 
 class Rig:
-    def __init__(self, folder: Path, command: list[str] | None = None, patience: Patience = QUICK) -> None:
+    def __init__(
+        self, folder: Path, command: list[str] | None = None, patience: Patience = QUICK, **options: object
+    ) -> None:
         self.store = JobStore(folder / "easel.sqlite")
         self.live = Live()
         self.registries: list[dict] = []
@@ -32,6 +34,7 @@ class Rig:
             environment,
             on_ready=self.registries.append,
             patience=patience,
+            **options,
         )
 
     def submit(self, prompt: str, **fields) -> Job:

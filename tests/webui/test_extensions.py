@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from backend.events import HookRuns
 from backend.plugins import Approvals
 from tests.extending import approve_all, write_extension
 from tests.webui.running import running
@@ -99,22 +98,6 @@ def test_figures_of_the_engine_are_told_per_picture(here):
     row = next(row for row in extension_rows(here.studio.settings, [told], pictures=2) if row["name"] == "guidance")
     assert row["hooks"] == ["patch_job"]
     assert row["seconds_per_picture"] == 0.25
-
-
-def test_a_slow_hook_is_told_of_once_and_its_end_too():
-    from types import SimpleNamespace
-
-    from backend.engine.hook_watch import LOOKS, HookWatch
-
-    told, plugins = [], SimpleNamespace(running=("slow", "patch_job", 1.0))
-    watch = HookWatch(plugins, told.append, slow=2 * LOOKS)
-    for _ in range(6):
-        watch.look()
-    assert told == [HookRuns(owner="slow", hook="patch_job")]
-    plugins.running = None
-    watch.look()
-    watch.look()
-    assert told[1:] == [HookRuns()]
 
 
 @pytest.mark.server
