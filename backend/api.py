@@ -46,6 +46,7 @@ from backend.diffusion.patching import (
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.residuals import Residual, UNetResiduals
 from backend.diffusion.samplers.spec import (
+    Branches,
     Denoiser,
     OnStep,
     SamplerSpec,
@@ -109,6 +110,7 @@ __all__ = [
     "BlockOutput",
     "BlockReplace",
     "BlockState",
+    "Branches",
     "Call",
     "ChangeConditioning",
     "CombineGuidance",

@@ -88,6 +88,7 @@ class GuidedDenoiser:
             call.
         weights: the adapters that act in some steps, branches or regions only; neither do branches with others of them
             share a call.
+        keeps_branches: whether ``branches`` is asked.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class GuidedDenoiser:
         check: Callable[[], None] | None = None,
         patches: PatchSet = NO_PATCHES,
         weights: WeightSets | None = None,
+        keeps_branches: bool = False,
     ) -> None:
         self._network = network
         self._prediction = prediction
@@ -121,8 +123,11 @@ class GuidedDenoiser:
         self._check = check
         self._patches = patches
         self._weights = weights
+        self._keeps_branches = keeps_branches
         self._changed: dict[tuple[int, str], Conditioning] = {}  # by the conditioning and its branch
         self._prepared: dict[Acting, dict[tuple[int, ...], _Prepared]] = {}
+        self._is_aside = False  # while a patch asks about another latent
+        self._latest: Mapping[str, Tensor] = {}  # clean latents of the latest call's branches
         self._channels = 0  # of a latent, known once there is one
         self.steps = steps
         self.step = 0  # index of the step that is being made
@@ -143,9 +148,9 @@ class GuidedDenoiser:
             NanDetected: with the number of the step, if it is not finite.
         """
         branches = self._branches()
-        outputs: dict[str, list[Tensor]] = {}
-        for branch, result in zip(branches, self._outputs(x, sigma, branches), strict=True):
-            outputs.setdefault(branch.way.name, []).append(result)
+        outputs = _by_way(branches, self._outputs(x, sigma, branches))
+        if self._keeps_branches:
+            self._latest = self._as_single(outputs, x, sigma)
         weights = [part.weight for part in self._cond]
         output = guide(outputs, weights, self._guidance, self.step, self.steps)
         denoised = self._prediction.denoised(output, x, sigma)
@@ -157,6 +162,11 @@ class GuidedDenoiser:
                 "Try a lower CFG scale, or run the engine with --dtype float32.",
             )
         return denoised
+
+    @property
+    def branches(self) -> Mapping[str, Tensor]:
+        """The clean latents of the latest call's branches, by name, as patches that come before guidance left them."""
+        return self._latest
 
     def _branches(self) -> list[Branch]:
         """What the step evaluates: each way with each AND-joined prompt, or with the negative one."""
@@ -197,9 +207,14 @@ class GuidedDenoiser:
             return denoised
         single = self._as_single(outputs, x, sigma)
         scale = self._guidance.scale_at(self.step, self.steps)
-        told = Outputs(single, x, float(sigma), scale, self.step, self.steps)
+        level = float(sigma)
+        told = Outputs(
+            single, x, level, scale, self.step, self.steps,
+            alpha=self._prediction.alpha(level), evaluate=partial(self._aside, sigma),
+        )  # fmt: skip
         for patch in before:
             told = replace(told, denoised={**told.denoised, **patch.change(told)})
+        self._latest = told.denoised if self._keeps_branches else {}
         if instead:
             denoised = instead[0].combine(told)
         elif before:
@@ -208,6 +223,21 @@ class GuidedDenoiser:
         for patch in after:
             denoised = patch.change(denoised, told)
         return denoised
+
+    def _aside(self, sigma: Tensor, x: Tensor, name: str) -> Tensor:
+        """The clean latent of one of the step's branches for another ``x``."""
+        step = self._branches()
+        needed = (name, "uncond") if name == "cond" and len(self._cond) > 1 else (name,)
+        branches = [branch for branch in step if branch.way.name in needed]
+        if all(branch.way.name != name for branch in branches):
+            names = ", ".join(dict.fromkeys(branch.way.name for branch in step))
+            raise ValueError(f"step {self.step} has no branch {name!r}; it has {names}")
+        self._is_aside = True
+        try:
+            outputs = _by_way(branches, self._outputs(x, sigma, branches))
+        finally:
+            self._is_aside = False
+        return self._as_single(outputs, x, sigma)[name]
 
     def _as_single(self, outputs: Mapping[str, Sequence[Tensor]], x: Tensor, sigma: Tensor) -> dict[str, Tensor]:
         """One clean latent a branch: AND-joined prompts as what scale 1 makes of them.
@@ -279,6 +309,7 @@ class GuidedDenoiser:
             text_tokens=max(branch.prompt.tokens for branch in branches),
             conditioning=tuple(branch.prompt for branch in branches),
             adapters=branches[0].acting,
+            aside=self._is_aside,
         )
         patched = Patched(self._patches.on_branch(names[0], self.step, self.steps), call)
         run: Callable[[Tensor], Tensor] = partial(self._called, times, prepared, options, patched)
@@ -337,6 +368,13 @@ class GuidedDenoiser:
                 del known[next(iter(known))]
             known[key] = _Prepared(self._prepare(context) if self._prepare else context, pooled, context)
         return known[key]
+
+
+def _by_way(branches: Sequence[Branch], results: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    outputs: dict[str, list[Tensor]] = {}
+    for branch, result in zip(branches, results, strict=True):
+        outputs.setdefault(branch.way.name, []).append(result)
+    return outputs
 
 
 def _expanded(features: Tensor, images: int) -> Tensor:

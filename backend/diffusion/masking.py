@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -34,7 +35,8 @@ def composite(repainted: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask == 0, kept, repainted * mask + kept * (1 - mask))
 
 
-def keep_unmasked(denoise: Denoiser, mask: Tensor | Callable[[], Tensor], init_latent: Tensor) -> Denoiser:
+@dataclass(frozen=True, eq=False)
+class KeepUnmasked:
     """A denoiser that knows the kept part: its ``denoised`` is ``init_latent`` where the mask is 0.
 
     The kept part of ``x`` then follows ``init_latent`` with noise of the current level at every step, as in A1111.
@@ -44,10 +46,17 @@ def keep_unmasked(denoise: Denoiser, mask: Tensor | Callable[[], Tensor], init_l
         init_latent: (B, C, h, w), denoiser units.
     """
 
-    def masked(x: Tensor, sigma: Tensor) -> Tensor:
-        return composite(denoise(x, sigma), init_latent, mask() if callable(mask) else mask)
+    denoise: Denoiser
+    mask: Tensor | Callable[[], Tensor]
+    init_latent: Tensor
 
-    return masked
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The clean latent, the kept part laid over it."""
+        return self.lay_over(self.denoise(x, sigma))
+
+    def lay_over(self, latent: Tensor) -> Tensor:
+        """A clean latent with the kept part of the step that is being made."""
+        return composite(latent, self.init_latent, self.mask() if callable(self.mask) else self.mask)
 
 
 def inpaint_inputs(pixels: Tensor, mask: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:

@@ -91,6 +91,7 @@ class Call:
             what a patch keeps from step to step can tell AND-joined prompts and ``[a|b]`` apart.
         adapters: numbers of those adapters with a step window or region that are in the weights. What a patch remembers
             of a call holds for calls of the same branches with the same adapters.
+        aside: the latent is not the step's but one that a patch asks about (``Outputs.evaluate``).
     """
 
     step: int
@@ -103,6 +104,7 @@ class Call:
     text_tokens: int
     conditioning: tuple[Conditioning, ...] = ()
     adapters: frozenset[int] = frozenset()
+    aside: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +259,10 @@ class AddBranch(Patch):
     in_network: ClassVar[bool] = False
 
 
+def _nobody_answers(_x: Tensor, branch: str) -> Tensor:
+    raise ValueError(f"no network to ask for {branch!r}")
+
+
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What the branches of a step gave, as clean latents (B, C, h, w); AND-joined prompts are summed by weight.
@@ -264,6 +270,9 @@ class Outputs:
     Attributes:
         x, sigma: where the step stands; (x - denoised) / sigma is the slope dx/dsigma of any family.
         scale: the step's CFG scale.
+        alpha: the share of the clean latent in ``x``: 1 - sigma for flow models, else 1.
+        evaluate: ``evaluate(x, branch)`` -> the clean latent that a branch of this step gives for another ``x`` at the
+            same noise level, patches included: one more network call. ValueError: the step has no such branch.
     """
 
     denoised: Mapping[str, Tensor]
@@ -272,6 +281,8 @@ class Outputs:
     scale: float
     step: int
     steps: int
+    alpha: float = 1.0
+    evaluate: Callable[[Tensor, str], Tensor] = _nobody_answers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

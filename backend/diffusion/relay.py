@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from backend.diffusion.denoiser import GuidedDenoiser
+from backend.diffusion.masking import KeepUnmasked
 from backend.diffusion.samplers.spec import Denoiser, OnStep, StepState
 
 
@@ -61,3 +62,11 @@ class Relay:
         guided, denoise = self._now
         guided.step = self.step
         return denoise(x, sigma)
+
+    def branches(self) -> Mapping[str, Tensor]:
+        """The clean latents of the latest call's branches, by name ("cond", "uncond"), kept parts laid over them."""
+        if self._now is None:
+            raise ValueError("no network was called yet")
+        guided, denoise = self._now
+        lay = denoise.lay_over if isinstance(denoise, KeepUnmasked) else None
+        return {name: lay(latent) if lay else latent for name, latent in guided.branches.items()}

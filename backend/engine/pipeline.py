@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.denoiser import GuidedDenoiser
 from backend.diffusion.latent_format import LatentFormat
-from backend.diffusion.masking import LatentContent, fill_masked, inpaint_inputs, keep_unmasked, latent_mask
+from backend.diffusion.masking import KeepUnmasked, LatentContent, fill_masked, inpaint_inputs, latent_mask
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.patched import NO_PATCHES, PatchSet, around
 from backend.diffusion.patching import PatchRefused, StepMask, VaeDecode, VaeEncode
@@ -337,10 +337,11 @@ def sample_batches(
             ]
         )
         x = _start_point(job, start, noise, seeds, sigmas)
+        told = {"branches": relay.branches} if job.sampler.reads_branches else {}
         run = job.sampler.with_parameters(job.values.get(job.sampler.name))
         counted = relay.counting(lambda state, batch=batch: on_step(batch, state))
         with torch.inference_mode():
-            latents = run(relay, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted)
+            latents = run(relay, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted, **told)
         yield batch, seeds, latents
 
 
@@ -374,6 +375,7 @@ def _denoiser(
         check=job.check,
         patches=patches,
         weights=weights,
+        keeps_branches=whole.sampler.reads_branches,
     )
     if start.mask is None or start.init_latent is None or kind == "inpaint":
         if changing := patches.of(StepMask):
@@ -384,7 +386,7 @@ def _denoiser(
                 field="extensions",
             )
         return guided, guided
-    return guided, keep_unmasked(guided, _mask_of(start, guided, patches), start.init_latent)
+    return guided, KeepUnmasked(guided, _mask_of(start, guided, patches), start.init_latent)
 
 
 def _mask_of(start: Start, guided: GuidedDenoiser, patches: PatchSet) -> Callable[[], Tensor]:

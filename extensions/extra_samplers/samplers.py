@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 from backend.api import SamplerSpec, ScheduleSpec, deterministic, hookimpl, stochastic
 from extensions.extra_samplers import schedules
+from extensions.extra_samplers.cfg_pp import (
+    CfgPlusPlusParameters,
+    sample_euler_cfg_pp,
+    sample_euler_cfg_pp_ancestral,
+)
 from extensions.extra_samplers.dpm import AdaptiveParameters, sample_dpm_adaptive, sample_dpm_fast
 from extensions.extra_samplers.er_sde import sample_er_sde
 from extensions.extra_samplers.heunpp import sample_heunpp2
@@ -71,6 +76,23 @@ def register_samplers() -> Sequence[SamplerSpec]:
             adds_noise=True,
             default_schedule="sgm_uniform",
             parameters=TcdParameters,
+        ),
+        *(
+            SamplerSpec(
+                name,
+                label,
+                sampler,
+                calls_per_step=1,
+                converges=not adds_noise,
+                adds_noise=adds_noise,
+                default_schedule="automatic",
+                parameters=CfgPlusPlusParameters,
+                reads_branches=True,
+            )
+            for name, label, sampler, adds_noise in (
+                ("euler_cfg_pp", "Euler CFG++", sample_euler_cfg_pp, False),
+                ("euler_a_cfg_pp", "Euler a CFG++", sample_euler_cfg_pp_ancestral, True),
+            )
         ),
     ]
 

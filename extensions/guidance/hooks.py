@@ -10,6 +10,7 @@ from extensions.guidance.cfg_zero import CfgZeroParameters, fitting_patches, sto
 from extensions.guidance.fdg import FdgParameters, fdg_patches
 from extensions.guidance.freeu import FreeUParameters, freeu_patches
 from extensions.guidance.pag import PagParameters, pag_patches
+from extensions.guidance.sag import SagParameters, sag_patches
 from extensions.guidance.seg import SegParameters, seg_patches
 from extensions.guidance.thresholding import ThresholdingParameters, thresholding_patches
 
@@ -23,6 +24,12 @@ def register_panels() -> Sequence[PanelSpec]:
             "Perturbed-attention guidance",
             PagParameters,
             help="Steers away from a picture whose parts do not see each other: better structure, also at CFG 1.",
+        ),
+        PanelSpec(
+            "sag",
+            "Self-attention guidance",
+            SagParameters,
+            help="Steers away from a picture whose most looked-at parts are blurred: finer detail, also at CFG 1.",
         ),
         PanelSpec(
             "seg",
@@ -82,6 +89,8 @@ def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
         patches += fdg_patches(fdg, job.request.cfg_scale or 1.0)
     if isinstance(pag := panels.get("pag"), PagParameters):
         patches += pag_patches(pag, model)
+    if isinstance(sag := panels.get("sag"), SagParameters):
+        patches += sag_patches(sag, model)
     if isinstance(seg := panels.get("seg"), SegParameters):
         patches += seg_patches(seg, model)
     if isinstance(freeu := panels.get("freeu"), FreeUParameters):

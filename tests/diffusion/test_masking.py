@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backend.diffusion.masking import composite, fill_masked, keep_unmasked, latent_mask
+from backend.diffusion.masking import KeepUnmasked, composite, fill_masked, latent_mask
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.prediction import EpsPrediction, FlowPrediction, Prediction
 from backend.diffusion.samplers import SAMPLERS
@@ -30,7 +30,7 @@ def test_every_sampler_ends_with_the_kept_part(name: str, prediction: Prediction
     high = 1.0 if prediction.kind == "flow" else 14.6
     sigmas = torch.cat([warped(high, 0.03, 8), torch.zeros(1)]).float()
     noise = NoiseSource([1], (4, 6, 6))
-    denoise = keep_unmasked(Gaussian(prediction).denoise, mask, init)
+    denoise = KeepUnmasked(Gaussian(prediction).denoise, mask, init)
     x = prediction.add_noise(init, noise.initial, sigmas[0])
     x = SAMPLERS[name].run(denoise, x, sigmas, prediction=prediction, noise=noise, on_step=ignore)
     torch.testing.assert_close(x[..., :3], init[..., :3], atol=1e-4, rtol=1e-4)

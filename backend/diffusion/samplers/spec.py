@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,6 +15,9 @@ from backend.diffusion.prediction import Prediction
 from backend.parameters import Parameters
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # denoise(x, scalar sigma) -> denoised, guidance included
+#: The clean latents of the latest call's branches, by name: "cond" (AND-joined prompts summed by weight), "uncond"
+#: where the step has guidance, and those that patches added; where a mask keeps a part, that part is laid over each.
+Branches = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,8 @@ class SamplerSpec:
         converges: whether more steps lead to one picture; False where new noise enters at each step.
         default_schedule: what the schedule "automatic" means for eps and v models; "automatic" itself: no wish.
         parameters: what a user can set for it; ``run`` then takes an instance as the keyword ``parameters``.
+        reads_branches: ``run`` then takes the keyword ``branches``, a ``Branches``: beside the guided clean latent of
+            the latest ``denoise`` it sees those that were combined.
     """
 
     name: str
@@ -83,6 +88,7 @@ class SamplerSpec:
     adds_noise: bool
     default_schedule: str
     parameters: type[Parameters] | None = None
+    reads_branches: bool = False
 
     def with_parameters(self, parameters: Parameters | None) -> Callable[..., Tensor]:
         """``run`` with what the user set for it, or with its defaults; a sampler without parameters as it is."""

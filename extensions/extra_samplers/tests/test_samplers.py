@@ -35,7 +35,8 @@ def levels(prediction: Prediction, steps: int) -> Tensor:
 def run(name, gaussian, x, sigmas, noise=None, parameters=None, on_step=ignore) -> Tensor:
     sampler = ALL[name].with_parameters(parameters)
     source = noise or NoiseSource([0], (1, 1, 1))
-    return sampler(gaussian.denoise, x, sigmas, prediction=gaussian.prediction, noise=source, on_step=on_step)
+    told = {"branches": dict} if ALL[name].reads_branches else {}  # of a step without guidance
+    return sampler(gaussian.denoise, x, sigmas, prediction=gaussian.prediction, noise=source, on_step=on_step, **told)
 
 
 def error(name: str, prediction: Prediction, steps: int, parameters=None) -> float:

@@ -21,6 +21,7 @@ PANELS = [
     ("pag", BOTH, {"scale": 5.0}, {"scale": 0.0}),
     ("seg", BOTH, {"scale": 5.0}, {"blur": 0.0}),
     ("seg", BOTH, {"scale": 5.0, "blur": 1.0}, {"scale": 0.0}),
+    ("sag", BOTH, {"scale": 3.0}, {"scale": 0.0}),
     ("apg", BOTH, {"norm": 0.5}, {"eta": 1.0, "norm": 0.0, "momentum": 0.0}),
     ("fdg", BOTH, {}, {"low": 1.0, "high": 1.0}),
     ("cfg_zero", FLOW, {}, {"scaled": False}),

@@ -1,0 +1,1 @@
+"""Deep features kept between steps: less work for nearly the same picture."""
