@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -112,6 +113,8 @@ class Outputs:
         """Remove the folder of an ``unkept``."""
         if self._folder.parent.name == _UNKEPT:
             shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):  # others' orders are in it
+                self._folder.parent.rmdir()
 
     def sweep(self) -> int:
         """Remove the temp files of writers that were killed, and what was to serve orders that never came back.

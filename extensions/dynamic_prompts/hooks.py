@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from backend.api import (
     PROMPTS,
+    ActionResult,
+    ActionSpec,
     BadRequest,
     GenerationRequest,
     JobView,
@@ -32,6 +34,7 @@ from extensions.dynamic_prompts.wildcards import Wildcards
 PANEL = "dynamic_prompts"
 FOLDER = "wildcards"
 MAX_SEED = 2**53 - 1
+SHOWN, LISTED = 8, 500  # texts that Try shows, wildcards that are listed
 LONGEST = 20_000  # characters of a template that metadata keep
 #: Which field of the panel keeps the template of which prompt.
 KEPT = {
@@ -51,12 +54,11 @@ class DynamicPrompts(Parameters):
     )
     most: int = whole(100, low=1, high=1000, label="Most combinations")
     same_seed: bool = flag(label="Same seed for all", help="Otherwise each picture takes the next seed.")
-    from_template: bool = flag(label="Fill in the template below", help="In place of what the prompt boxes hold.")
     template: str = text(
         longest=LONGEST,
         lines=2,
         label="Template",
-        help="What the prompt was before words were filled in; it comes with a picture's parameters.",
+        help="What the prompt was before words were filled in. It comes with a picture's parameters.",
     )
     negative_template: str = text(longest=LONGEST, lines=2, label="Negative template")
     template_clip_l: str = text(longest=LONGEST, label="Template for CLIP-L", shown=False)
@@ -69,7 +71,41 @@ class DynamicPrompts(Parameters):
 def register_panels() -> Sequence[PanelSpec]:
     """One panel, always there: people type ``{a|b}`` and expect it to work."""
     help_ = "Words are filled in where a prompt holds {red|green} or __name__, a line of wildcards/name.txt."
-    return [PanelSpec(PANEL, "Dynamic prompts", DynamicPrompts, help=help_, always=True)]
+    actions = (
+        ActionSpec("attempt", "Try", attempt, help="Shows what the prompt becomes, without making a picture."),
+        ActionSpec("wildcards", "Wildcards", list_wildcards, help="Shows the wildcards that there are, and where."),
+        ActionSpec("restore", "Restore template", restore, help="Puts the template back in place of the prompt."),
+    )
+    return [PanelSpec(PANEL, "Dynamic prompts", DynamicPrompts, help=help_, always=True, actions=actions)]
+
+
+def attempt(job: JobView) -> ActionResult:
+    """The Try button: texts of the next pictures, or the first combinations."""
+    seed = Random().randint(0, 2**32 - 1) if job.request.seed == -1 else job.request.seed  # noqa: S311 - no secret
+    wanted = max(SHOWN, job.request.batch_size * job.request.batch_count)
+    request = replace(job.request, seed=seed, batch_size=1, batch_count=min(wanted, 100))
+    made = expand_job(replace(job, request=request)) or [request]
+    texts = [each.prompt + (f"   -   {each.negative_prompt}" if each.negative_prompt else "") for each in made]
+    if len(set(texts)) == 1 and texts[0] == job.request.prompt:
+        return ActionResult(text="There is nothing to be filled in.")
+    return ActionResult(text="\n".join(dict.fromkeys(texts[:SHOWN])))
+
+
+def list_wildcards(job: JobView) -> ActionResult:
+    """The Wildcards button: their names, and the folder that they lie in."""
+    folder = job.data_folder / FOLDER
+    names = list(Wildcards(folder).files)
+    listed = "  ".join(f"__{name}__" for name in names[:LISTED]) + ("  ..." if len(names) > LISTED else "")
+    return ActionResult(text=f"{listed or 'There are none yet.'}\nIn {folder}: a .txt file each, a line an option.")
+
+
+def restore(job: JobView) -> ActionResult:
+    """The button that puts a picture's template back in place of its text."""
+    values = job.values[PANEL]
+    fields = {field: getattr(values, kept) for field, kept in KEPT.items() if getattr(values, kept)}
+    if not fields:
+        return ActionResult(text="There is no template: none came with the parameters of a picture.")
+    return ActionResult(fields=fields)
 
 
 @hookimpl
@@ -83,11 +119,10 @@ def expand_job(job: JobView) -> Sequence[GenerationRequest] | None:
     """A request for each text; None where nothing is to be filled in."""
     values = job.values[PANEL]
     assert isinstance(values, DynamicPrompts)  # noqa: S101 - the panel's own class
-    templates = _templates(job.request, values)
-    trees = _trees(templates, Wildcards(job.data_folder / FOLDER))
+    trees = _trees(job.request, Wildcards(job.data_folder / FOLDER))
     if not trees:
-        return _plain(job.request, values, templates)
-    request = _with_variation_seed(replace(job.request, **templates))
+        return _plain(job.request, values)
+    request = _with_variation_seed(job.request)
     total = math.prod(tree.count for tree in trees.values())
     pictures = request.batch_size * request.batch_count
     if values.mode == "random" and total > 1:
@@ -107,21 +142,12 @@ def _with_variation_seed(request: GenerationRequest) -> GenerationRequest:
     return replace(request, variation_seed=Random(f"variation {request.seed}").randint(0, 2**32 - 1))  # noqa: S311 - no secret
 
 
-def _templates(request: GenerationRequest, values: DynamicPrompts) -> dict[str, str]:
-    """The prompts to be filled in: the request's, or where it is asked for the panel's."""
-    found = {field: getattr(request, field) for field in PROMPTS}
-    if values.from_template:
-        if not any(getattr(values, kept) for kept in KEPT.values()):
-            hint = "Write one, or switch 'Fill in the template below' off."
-            raise BadRequest("There is no template to be filled in.", hint, field="extensions")
-        found |= {field: getattr(values, kept) for field, kept in KEPT.items() if getattr(values, kept)}
-    return {field: words for field, words in found.items() if words}
-
-
-def _trees(templates: Mapping[str, str], wildcards: Wildcards) -> dict[str, Node]:
+def _trees(request: GenerationRequest, wildcards: Wildcards) -> dict[str, Node]:
+    """The tree of each prompt that has something to be filled in."""
     trees: dict[str, Node] = {}
-    for field, words in templates.items():
-        if not has_words(words):
+    for field in PROMPTS:
+        words = getattr(request, field)
+        if not words or not has_words(words):
             continue
         try:
             tree = read_template(words, wildcards.find)
@@ -132,16 +158,10 @@ def _trees(templates: Mapping[str, str], wildcards: Wildcards) -> dict[str, Node
     return trees
 
 
-def _plain(
-    request: GenerationRequest, values: DynamicPrompts, templates: Mapping[str, str]
-) -> list[GenerationRequest] | None:
+def _plain(request: GenerationRequest, values: DynamicPrompts) -> list[GenerationRequest] | None:
     """A request without words to be filled in; a template that its prompt was not made of is not kept with it."""
-    if values.from_template:
-        return [replace(without_panel(request, PANEL), **templates)]
     has_template = any(getattr(values, kept) for kept in KEPT.values())
-    if has_template and values.filled != _digest(request):
-        return [_with_panel(request, {**_manner(values)})]
-    return None
+    return [_with_panel(request, _manner(values))] if has_template and values.filled != _digest(request) else None
 
 
 def _drawn(

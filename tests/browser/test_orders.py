@@ -60,6 +60,12 @@ def test_words_are_filled_in_by_themselves_and_the_template_comes_back(here):
     assert panel.get_by_label("Template", exact=True).input_value() == "a __animal__, {red|red}"
     assert panel.get_by_role("switch").count() == 0
     assert here.value("txt2img_prompt") == text.split("\n")[0]
-    panel.get_by_label("Fill in the template below").check()
-    again = here.generate("txt2img")
+    if panel.locator(".panel-body").is_hidden():
+        panel.get_by_role("button", name="Dynamic prompts", exact=True).click()
+    panel.get_by_role("button", name="Wildcards").click()
+    panel.get_by_text("__animal__").wait_for()
+    panel.get_by_role("button", name="Restore template").click()
+    panel.get_by_role("button", name="Use this").click()
+    here.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('__animal__')")
+    again = here.generate("txt2img")  # with the seed of the picture, which came with its parameters
     assert again["images"][0]["parameters"].split("\n")[0] == text.split("\n")[0]

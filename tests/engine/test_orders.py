@@ -120,6 +120,7 @@ def test_pictures_that_are_not_kept_serve_the_grid_and_leave_no_file(make, tmp_p
     assert set(steps) == {3}
     assert len(result.pictures) == 1
     assert [path.parent.parent.name for path in (tmp_path / "out").rglob("*.png")] == ["out"]
+    assert not (tmp_path / "out" / ".unkept").exists()
 
 
 def test_an_always_panel_acts_on_every_job_and_takes_values_where_it_is_named(make) -> None:

@@ -12,6 +12,7 @@ from backend.errors import BadRequest
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import parse_request, request_to_json
+from extensions.dynamic_prompts.hooks import attempt, list_wildcards, restore
 from tests.engine.conftest import ask
 
 ANIMALS = "fox\nhen\ncat\nowl\n"
@@ -56,9 +57,6 @@ def test_every_prompt_is_filled_in_and_the_template_comes_back(filling, tmp_path
 
     again = filling.generate(parse_request(told), outputs=Outputs(tmp_path / "again", registry=filling.registry))
     assert again.pictures[0].path.read_bytes() == picture.path.read_bytes()
-    other = {**told, "extensions": panel(**{**values, "from_template": True})}
-    (same,) = filling.generate(parse_request(other)).pictures  # its seed is the picture's
-    assert np.array_equal(same.image, picture.image)
     assert request_to_json(filling.generate(parse_request({**told, "prompt": "a cat"})).request)["extensions"] == {}
 
 
@@ -103,6 +101,27 @@ def test_a_sweep_fills_the_same_words_into_every_cell(filling, tmp_path):
     assert read_picture(result.pictures[4].path).request["prompt"] == asked.prompt
 
 
-def test_an_empty_template_that_is_asked_for_is_a_sentence(filling):
-    with pytest.raises(BadRequest, match="no template"):
-        filling.generate(ask("tiny-xl", extensions=panel(from_template=True)))
+def view(engine: Engine, values: dict[str, object] | None = None, **fields: object):
+    request = ask("tiny-xl", extensions=panel(**(values or {})), **fields)
+    seen = engine.extensions.view("dynamic_prompts", request, print)
+    assert seen is not None
+    return seen
+
+
+def test_try_shows_the_texts_that_will_be_made(filling):
+    told = attempt(view(filling, prompt="a __animal__ {1|2|3}", batch_count=8)).text.split("\n")
+    made = filling.generate(ask("tiny-xl", prompt="a __animal__ {1|2|3}", batch_count=8, steps=1))
+    assert told == list(dict.fromkeys(prompts(made)))
+    assert "nothing" in attempt(view(filling, prompt="a fox")).text
+    assert attempt(view(filling, prompt="{a|b}", seed=-1)).text
+
+
+def test_wildcards_are_listed_with_their_folder(filling):
+    text = list_wildcards(view(filling)).text
+    assert text.startswith("__animal__") and str(filling.settings.data_dir) in text
+
+
+def test_a_template_is_put_back_into_every_prompt_that_it_came_from(filling):
+    values = {"template": "{a|b}", "negative_template": "{c|d}"}
+    assert restore(view(filling, values)).fields == {"prompt": "{a|b}", "negative_prompt": "{c|d}"}
+    assert "no template" in restore(view(filling)).text
