@@ -82,10 +82,11 @@
     return panel ? panel.id.replace(/^tab_/, "") : "txt2img";
   };
   const LABELS = { png_info: "PNG info", models: "Models", extensions: "Extensions" };
+  // By its name, or by what stands on it (tabs of extensions).
   easel.showTab = (name) => {
     const label = LABELS[name] || name;
-    const menu = [...document.querySelectorAll("#tabs .overflow-menu .overflow-dropdown button")];
-    const tab = document.getElementById(`tab_${name}-button`) || menu.find((entry) => entry.textContent.trim() === label);
+    const places = [...document.querySelectorAll('#tabs > .tab-wrapper [role="tab"], #tabs .overflow-menu .overflow-dropdown button')];
+    const tab = document.getElementById(`tab_${name}-button`) || places.find((entry) => entry.textContent.trim() === label);
     if (tab) tab.click();
   };
   document.addEventListener("click", (event) => {
