@@ -153,11 +153,12 @@ def _draw(scheduler: Scheduler, context: TabContext) -> None:
     table = gr.HTML(_table(scheduler), elem_id="agent_scheduler_queue")
     job = gr.Dropdown(_choices(scheduler), label="Waiting job", elem_id="agent_scheduler_job")
     with gr.Row():
-        first = gr.Button("Run first", min_width=110)
-        higher = gr.Button("Higher priority", min_width=110)
-        lower = gr.Button("Lower priority", min_width=110)
-        cancel = gr.Button("Cancel", variant="stop", min_width=110)
-    pause = gr.Button(_pause_words(scheduler), variant="primary", elem_id="agent_scheduler_pause")
+        small: dict[str, Any] = {"size": "md", "min_width": 130}
+        first = gr.Button("Run first", **small)
+        higher = gr.Button("Higher priority", **small)
+        lower = gr.Button("Lower priority", **small)
+        cancel = gr.Button("Cancel", **small)
+    pause = gr.Button(_pause_words(scheduler), variant="primary", size="md", elem_id="agent_scheduler_pause")
     shown = [table, job, pause]
 
     def look(chosen: str | None) -> tuple[str, Any, str]:
@@ -204,9 +205,10 @@ def _table(scheduler: Scheduler) -> str:
     rows = [*running, *(scheduler.row(job) for job in scheduler.queue())]
     if not rows:
         return "<p>No job waits.</p>"
-    cells = (
-        (row["state"], row["prompt"] or "(no prompt)", row["checkpoint"] or "", str(row["priority"])) for row in rows
+    lines = ((row["state"], row["prompt"] or "(no prompt)", row["checkpoint"], row["priority"]) for row in rows)
+    body = "".join(
+        f"<tr><td>{state}</td><td>{html.escape(prompt)}<br><small>{html.escape(checkpoint or '')}</small></td>"
+        f"<td>{priority}</td></tr>"
+        for state, prompt, checkpoint, priority in lines
     )
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in cells)
-    head = "".join(f"<th>{name}</th>" for name in ("State", "Prompt", "Checkpoint", "Priority"))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table><thead><tr><th>State</th><th>Prompt</th><th>Priority</th></tr></thead><tbody>{body}</tbody></table>"

@@ -134,13 +134,12 @@ def _draw(context: TabContext) -> None:
         text = gr.Textbox(label="Words in the prompt", elem_id="image_browsing_text", scale=3, min_width=200)
         model = gr.Dropdown([], label="Model", elem_id="image_browsing_model", min_width=140)
         sampler = gr.Dropdown([], label="Sampler", min_width=140)
-    gr.HTML('<link rel="stylesheet" href="/ext/image_browsing/static/browsing.css">')
     grid = gr.HTML("", elem_id="image_browsing_grid", js_on_load=CLICKS)
     chosen = gr.Textbox(visible="hidden", label="Chosen picture", elem_id="image_browsing_chosen")
     told = gr.Textbox(label="Parameters", lines=4, interactive=False, elem_id="image_browsing_told")
     with gr.Row():
-        to_img2img = gr.Button("Send to img2img", min_width=140)
-        to_inpaint = gr.Button("Send to inpaint", min_width=140)
+        to_img2img = gr.Button("Send to img2img", size="md", min_width=140)
+        to_inpaint = gr.Button("Send to inpaint", size="md", min_width=140)
     context.send_picture(to_img2img, "img2img", chosen)
     context.send_picture(to_inpaint, "inpaint", chosen)
 
@@ -176,7 +175,8 @@ def _grid(entries: Sequence[Entry]) -> str:
         'loading="lazy"></button>'
         for entry in entries
     )
-    return f'<div class="browsing-grid">{"".join(buttons)}</div>'
+    style = '<link rel="stylesheet" href="/ext/image_browsing/static/browsing.css">'
+    return f'{style}<div class="browsing-grid">{"".join(buttons)}</div>'
 
 
 def _row(entry: Entry) -> dict[str, Any]:
