@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from backend.errors import UserError
+from backend.manifest import read_manifest
+from backend.testing.findings import Finding, Report
+from webui.check_web import web_findings
 from webui.options import SentenceCommand, panel_values
 
 
@@ -20,13 +25,32 @@ def check(context: click.Context, path: Path, chosen: tuple[str, ...], as_json: 
 
     Manifest, import, hooks and names; values of panels through JSON, REST, metadata and older versions; jobs on a tiny
     SDXL-style and SD3.5-style checkpoint: same request same bytes, undo to the bit, torch's global state, time of each
-    hook. Exit code 1 if anything fails.
+    hook. A web side is imported, and its tabs are drawn. Exit code 1 if anything fails.
     """
+    web, has_engine = _web_side(path.resolve())  # before torch is here
+    if not has_engine:
+        _tell(context, Report(path.resolve().name, web), as_json=as_json)
+        return
     from backend.testing.conformance import conformance  # torch, for this command alone
 
     told = panel_values(chosen, lambda picture: f"@{picture}")  # the check has a store of its own
     given = {name: stored["values"] for name, stored in told.items()}
     report = conformance(path, values=given)
+    _tell(context, replace(report, findings=(*web, *report.findings)), as_json=as_json)
+
+
+def _web_side(home: Path) -> tuple[tuple[Finding, ...], bool]:
+    """What is found of its web side, if it has one; and whether there is more to look at."""
+    try:
+        manifest = read_manifest(home)
+    except UserError:  # what it says is a finding
+        return (), True
+    if manifest.web is None:
+        return (), True
+    return tuple(web_findings(home, manifest)), manifest.engine is not None
+
+
+def _tell(context: click.Context, report: Report, *, as_json: bool) -> None:
     if as_json:
         rows = [vars(finding) for finding in report.findings]
         click.echo(json.dumps({"extension": report.name, "findings": rows}, indent=1))

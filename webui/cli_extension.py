@@ -12,7 +12,8 @@ from webui.cli_action import run
 from webui.cli_check import check
 from webui.cli_install import install, remove
 from webui.extension_list import extension_rows, switch_extension
-from webui.new_extension import write_new_extension
+from webui.new_extension import FILES, write_new_extension
+from webui.new_web_extension import WEB_FILES
 from webui.options import SentenceCommand, settings_from, settings_options
 
 SETTINGS = ("data_dir", "extensions_dir")
@@ -66,7 +67,8 @@ def disable(name: str, **given: Any) -> None:
 
 @extension.command(cls=SentenceCommand)
 @click.argument("name")
-def new(name: str) -> None:
+@click.option("--web", is_flag=True, help="A tab and a route in place of a panel and a patch.")
+def new(name: str, web: bool) -> None:
     """Write an extension that works into the folder NAME: a panel, a patch, a README and a test."""
-    home = write_new_extension(Path.cwd(), name)
+    home = write_new_extension(Path.cwd(), name, WEB_FILES if web else FILES)
     click.echo(f"{home} is ready. Copy it into the extensions folder of Easel's data folder to try it.")

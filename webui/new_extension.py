@@ -102,8 +102,11 @@ FILES: Mapping[str, str] = {
 }
 
 
-def write_new_extension(parent: Path, name: str) -> Path:
+def write_new_extension(parent: Path, name: str, files: Mapping[str, str] = FILES) -> Path:
     """A folder ``parent/name`` with an extension that works.
+
+    Args:
+        files: templates by path.
 
     Raises:
         BadRequest: the name is none, or the folder is there already.
@@ -118,7 +121,7 @@ def write_new_extension(parent: Path, name: str) -> Path:
         raise BadRequest(f"{home} is there already.", "Choose another name.")
     words = {"name": name, "title": name.replace("_", " ").capitalize(), "kind": _class_name(name)}
     try:
-        for place, content in FILES.items():
+        for place, content in files.items():
             path = home / place.format(**words)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content.format(**words), encoding="utf-8")

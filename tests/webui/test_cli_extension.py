@@ -84,3 +84,24 @@ def test_check_names_what_is_wrong(tmp_path, code, sentence):
     done = run("check", str(write_extension(tmp_path, "faulty", code)))
     assert done.exit_code == 1
     assert sentence in done.output
+
+
+def test_a_new_web_side_passes_its_check_and_its_test_and_what_is_wrong_with_one_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("new", "tally", "--web").exit_code == 0
+    done = run("check", str(tmp_path / "tally"))
+    assert done.output.endswith("tally: 3 passed, 0 failed, 0 not applicable.\n"), done.output
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "tally")]
+    tested = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "1 passed" in tested.stdout, tested.stdout
+    tab = "from webui.api import *\n\n@hookimpl\ndef register_tabs():\n    return [TabSpec({!r}, 'X', {})]\n"
+    for name, code, words in (
+        ("undrawn", tab.format("undrawn", "lambda context: 1 / 0"), "The tab 'X' failed: ZeroDivisionError"),
+        ("taken", tab.format("models", "print"), "'models' is a name that Easel's core has already"),
+        ("idle", "", "implements no hook"),
+        ("broken", "import nothing_of_that_name", "nothing_of_that_name"),
+    ):
+        home = write_extension(tmp_path / "wrong", name, code, side="web")
+        done = run("check", str(home))
+        assert done.exit_code == 1, name
+        assert words in done.output

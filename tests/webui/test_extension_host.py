@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from backend.plugins import LOOSE_PACKAGE, Approvals
+from backend.importing import LOOSE_PACKAGE
+from backend.plugins import Approvals
 from tests.extending import approve_all, write_extension
 from tests.webui.running import running
 from webui.hook_calls import Deadlines
