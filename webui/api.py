@@ -9,7 +9,7 @@ from __future__ import annotations
 from backend.errors import BadRequest, NotFound, UserError
 from backend.manifest import API_VERSION
 from backend.records.images import StoredInput
-from backend.records.jobs import JobState
+from backend.records.job_rows import JobState
 from backend.records.metadata import PictureInfo
 from backend.request import GenerationRequest, parse_request, request_to_json
 from webui.extending import Hold, JobRecord, PictureRecord, StudioView, TabContext, TabSpec

@@ -13,11 +13,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from backend.errors import EngineAway, UserError, WorkerCrashed
+from backend.errors import EngineAway, UserError
 from backend.events import (
     ActionDone,
     ActionFailed,
@@ -33,45 +32,22 @@ from backend.events import (
     Residents,
     Step,
 )
-from backend.plugins import ExtensionFailed
-from backend.records.jobs import Job, JobStore
+from backend.records.job_rows import Job
+from backend.records.jobs import JobStore
 from backend.request import request_to_json
 from webui.acting import Acting
 from webui.channel import EngineExit, EngineProcess
 from webui.extending import Hold
 from webui.live import Live
+from webui.patience import Patience
+from webui.running_job import MAX_ATTEMPTS, RunningJob, fault_of
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 2
 SETTINGS_FAULT = 2  # exit code of an engine whose last line on stderr is a sentence for the user
 LONG_LIFE = 60.0  # seconds after which an engine's death counts as the first one again
 
 Choose = Callable[[Sequence[Job]], "str | Hold | None"]  # of the waiting jobs, the oldest first; never raises
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to wait for what, in seconds."""
-
-    silence: float = 300.0  # of a running job, before it counts as hanging ...
-    silence_steps: float = 20.0  # ... or this many times its slowest step, if that is longer
-    start: float = 300.0  # until an engine process is ready
-    first_pause: float = 0.5  # before an engine is started again; doubled with each quick death
-    longest_pause: float = 60.0
-    stop: float = 5.0  # for an engine to end by itself when the server stops
-    store: float = 5.0  # before a job store that failed (full disk) is tried again
-    hold: float = 3.0  # before a queue that an extension holds is looked at again
-
-
-@dataclass
-class _Running:
-    """The job at hand: when it last gave a sign, and its slowest step so far."""
-
-    job: Job
-    heard: float
-    stepped: float | None = None
-    slowest: float = 0.0
 
 
 class Dispatcher:
@@ -112,7 +88,7 @@ class Dispatcher:
         self._started = 0.0
         self._ready = False
         self._hung = ""  # why the process was killed, until its exit comes
-        self._running: _Running | None = None
+        self._running: RunningJob | None = None
         self._deaths = 0
         self._start_at: float | None = None
         self._feed_at = 0.0
@@ -228,7 +204,7 @@ class Dispatcher:
         told = last.removeprefix("easel: ") if end.code == SETTINGS_FAULT and last else f"It ended ({cause})."
         self._plan_restart(f"The engine process does not run. {told} It is started again.")
         self._live.over()
-        error = None if running is None or is_cured else _fault_of(running, hook, cause)
+        error = None if running is None or is_cured else fault_of(running, hook, cause)
         if running is not None and error is not None and not self._store.get(running.job.id).cancel_requested:
             self._store.fail(running.job.id, error, attempt=running.job.attempts)
         self._store.requeue_running(2**31 if is_cured else MAX_ATTEMPTS)  # not the job's fault: it is tried again
@@ -288,7 +264,7 @@ class Dispatcher:
         job, held = self._next()
         self._live.trouble(held)
         if job is not None:
-            self._running = _Running(job=job, heard=self._clock())
+            self._running = RunningJob(job=job, heard=self._clock())
             self._process.send_job(job.id, request_to_json(job.request))
 
     def _next(self) -> tuple[Job | None, str]:
@@ -330,7 +306,7 @@ class Dispatcher:
             case _:
                 self._job_event(self._running, event)
 
-    def _job_event(self, running: _Running, event: Event) -> None:
+    def _job_event(self, running: RunningJob, event: Event) -> None:
         job = running.job
         match event:
             case Planned():
@@ -404,20 +380,3 @@ class Dispatcher:
             self._closed_at = None if self._closed_at is None else now
             if self._running is not None:
                 self._running.heard = now
-
-
-def _fault_of(running: _Running, hook: HookRuns | None, cause: str) -> UserError | None:
-    """What the job at hand fails with when the engine died of ``cause``, in ``hook``; None: it is tried again."""
-    if hook is not None and not hook.observes:  # it would die in it again; an observer is left out from now on
-        return ExtensionFailed(
-            f"The extension {hook.owner} did not return from {hook.hook}, and the engine process ended with it "
-            f"({cause}).",
-            "Switch it off for this picture, or in the Extensions tab; or look for a newer version.",
-            field="extensions",
-        )
-    if running.job.attempts < MAX_ATTEMPTS:
-        return None
-    return WorkerCrashed(
-        f"The engine process died {running.job.attempts} times while it ran this job ({cause}).",
-        "Try a smaller size or batch, or another checkpoint; easel.log has the details.",
-    )

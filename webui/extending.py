@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from backend.errors import BadRequest
 from backend.records.images import StoredInput
-from backend.records.jobs import Job, JobImage, JobState
+from backend.records.job_rows import Job, JobImage, JobState
 from backend.records.metadata import PictureInfo, read_picture
 from backend.request import GenerationRequest
 

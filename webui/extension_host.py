@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.manifest import bundled_folder
 from backend.plugins import STRIKES, Approvals, Plugins
-from backend.records.jobs import Job, JobImage, JobState
+from backend.records.job_rows import Job, JobImage, JobState
 from webui import hookspecs
 from webui.extending import Hold, StudioView, TabSpec, job_record, picture_record
 from webui.extension_routes import ExtensionRoutes

@@ -23,7 +23,8 @@ from backend.records.catalog import Catalog
 from backend.records.files import sweep_temps
 from backend.records.folders import recover_folders
 from backend.records.images import Inputs, StoredInput
-from backend.records.jobs import Job, JobImage, JobStore
+from backend.records.job_rows import Job, JobImage
+from backend.records.jobs import JobStore
 from backend.records.metadata import PictureInfo, read_picture
 from backend.records.outputs import Outputs
 from backend.records.panels import action_seconds, references

@@ -14,19 +14,16 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from backend.errors import BadRequest, NotFound, UserError, WorkerCrashed
 from backend.events import Failed
 from backend.records.database import Database
-from backend.request import SCHEMA_VERSION, GenerationRequest, parse_request, request_to_json
+from backend.records.job_rows import Job, JobImage, JobState, image_of, stored_request
+from backend.request import SCHEMA_VERSION, GenerationRequest, request_to_json
 
 log = logging.getLogger(__name__)
 
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-FINISHED: tuple[JobState, ...] = ("done", "failed", "cancelled")
 MAX_PENDING = 1_000
 MAX_KEY = 200
 DATABASE_VERSION = 1
@@ -62,44 +59,6 @@ CREATE TABLE images (
     UNIQUE (job, position)
 );
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobImage:
-    """A saved picture of a job; ``id`` is what the outside asks for, ``path`` never leaves the server."""
-
-    id: str
-    job: str
-    index: int  # 0 .. batch_size * batch_count - 1
-    path: str
-    seed: int
-    width: int
-    height: int
-    parameters: str
-    created: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One order as it stood when it was read; ``error`` has the keys of ``UserError.to_json``."""
-
-    id: str
-    number: int  # rises with each job: the order of the queue
-    state: JobState
-    request: GenerationRequest
-    created: float
-    started: float | None
-    finished: float | None
-    attempts: int
-    cancel_requested: bool
-    error: dict[str, str | None] | None
-    notes: tuple[str, ...]
-    images: tuple[JobImage, ...]
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing will happen to it any more."""
-        return self.state in FINISHED
 
 
 OnChange = Callable[[Job | JobImage], None]
@@ -179,7 +138,7 @@ class JobStore:
                 )  # fmt: skip
                 if row is None:
                     return None
-                _, problem = _stored_request(row)
+                _, problem = stored_request(row)
                 if problem is None:
                     self._changes.append(row["id"])
                     return self._job(row)
@@ -248,8 +207,8 @@ class JobStore:
                 secrets.token_hex(16), job_id, index, path, seed, width, height, parameters, self._clock(),
             )  # fmt: skip
             assert row is not None  # noqa: S101 - an INSERT ... RETURNING gives its row
-            self._changes.append(_image(row))
-            return _image(row)
+            self._changes.append(image_of(row))
+            return image_of(row)
 
     def get(self, job_id: str) -> Job:
         """One job; raises ``NotFound``."""
@@ -295,7 +254,7 @@ class JobStore:
             row = self._db.row("SELECT * FROM images WHERE id = ?", image_id)
         if row is None:
             raise NotFound("This picture is not in the history (any more).", "Reload the page.")
-        return _image(row)
+        return image_of(row)
 
     def pictures(self, limit: int, *, before: str | None = None) -> Sequence[JobImage]:
         """Pictures of all jobs, newest first; those recorded before the picture of that id, if given.
@@ -311,7 +270,7 @@ class JobStore:
             rows = self._db.rows(
                 "SELECT * FROM images WHERE number < ? ORDER BY number DESC LIMIT ?", number, limit
             )  # fmt: skip
-        return [_image(row) for row in rows]
+        return [image_of(row) for row in rows]
 
     def delete(self, job_id: str) -> None:
         """Forget a finished job and its list of pictures; the files stay. Raises ``BadRequest`` for a live one."""
@@ -371,7 +330,7 @@ class JobStore:
     def _job(self, row: sqlite3.Row) -> Job:
         rows = self._db.rows("SELECT * FROM images WHERE job = ? ORDER BY position", row["id"])
         error = None if row["error"] is None else json.loads(row["error"])
-        request, problem = _stored_request(row)
+        request, problem = stored_request(row)
         return Job(
             id=row["id"],
             number=row["number"],
@@ -384,31 +343,8 @@ class JobStore:
             cancel_requested=bool(row["cancel_requested"]),
             error=error or problem,
             notes=tuple(json.loads(row["notes"])),
-            images=tuple(_image(each) for each in rows),
+            images=tuple(image_of(each) for each in rows),
         )
-
-
-def _stored_request(row: sqlite3.Row) -> tuple[GenerationRequest, dict[str, str | None] | None]:
-    """The request of a row; or an empty one and what is wrong, when another version wrote it."""
-    try:
-        return parse_request(json.loads(row["request"])), None
-    except (BadRequest, TypeError, ValueError) as error:
-        what = f"The stored request (schema {row['schema']}) cannot be read by this version: {error}"
-        return GenerationRequest(), BadRequest(what, "Send it again.").to_json()
-
-
-def _image(row: sqlite3.Row) -> JobImage:
-    return JobImage(
-        id=row["id"],
-        job=row["job"],
-        index=row["position"],
-        path=row["path"],
-        seed=row["seed"],
-        width=row["width"],
-        height=row["height"],
-        parameters=row["parameters"],
-        created=row["created"],
-    )
 
 
 def _error_json(error: UserError | Failed) -> dict[str, str | None]:

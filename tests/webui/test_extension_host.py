@@ -282,3 +282,16 @@ def test_without_extensions_none_is_imported(tmp_path):
     with running(tmp_path, extended=True, no_extensions=True) as here:
         assert here.studio._host.plugins.extensions == {}
         assert here.client.get("/ext/raises/x").status_code == 404
+
+
+def test_the_end_is_told_and_an_extension_that_does_not_return_from_it_delays_it_only_so_long(tmp_path):
+    parting = "@hookimpl\ndef on_shutdown(studio):\n    (studio.data_folder / 'parted').touch()"
+    sleeping = "@hookimpl\ndef on_shutdown():\n    time.sleep(3600)"
+    write(tmp_path, {"parting": parting, "sleeping": sleeping})
+    with running(tmp_path, extended=True, deadlines=Deadlines(close=1.0)) as here:
+        host = here.studio._host
+    assert (tmp_path / "extension-data" / "parting" / "parted").exists()
+    assert not list((tmp_path / ".hooks-running").glob("*"))
+    started = time.monotonic()
+    host.close()
+    assert time.monotonic() - started < 5
