@@ -28,6 +28,7 @@ _NAMED = {"sampler": "samplers", "schedule": "schedules"}
 #: How dear a change is: what costs a load varies slowest. Everything else costs nothing beside the picture.
 _COST = {"checkpoint": 0, **dict.fromkeys(("refiner", "vae", "clip_l_file", "clip_g_file", "t5_file", "use_t5"), 1)}
 _TAG_COST, _CHEAP = 2, 3
+_STRENGTHS = ("te", "unet")  # of a tag: one strength for both takes their place
 _TAG = re.compile(r"<([A-Za-z][A-Za-z0-9_]*):([^<>:]+)>")
 _NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(
@@ -286,13 +287,19 @@ def _replaced(request: GenerationRequest, search: str, text: str) -> GenerationR
 
 
 def _with_strength(request: GenerationRequest, tag: str, value: float) -> GenerationRequest:
-    """Every tag of this name at another strength; a prompt that has none gets it at its end."""
-    wanted = f"{tag[:-1]}:{_text(value)}>"
-    pattern = re.compile(re.escape(tag[:-1]) + r"(?::[^<>]*)?>", re.IGNORECASE)
+    """Every tag of this name at another strength, whatever else it says; a prompt that has none gets it at its end."""
+    wanted = f"{tag[:-1]}:{_text(value)}"
+    pattern = re.compile(re.escape(tag[:-1]) + r"(?::([^<>]*))?>", re.IGNORECASE)
+
+    def at_strength(match: re.Match[str]) -> str:
+        named = [part for part in (match[1] or "").split(":") if "=" in part]
+        kept = [part for part in named if part.partition("=")[0].strip().lower() not in _STRENGTHS]
+        return ":".join([wanted, *kept]) + ">"
+
     prompts = {field: getattr(request, field) for field in PROMPTS}
-    changed = {field: pattern.sub(lambda _: wanted, text) for field, text in prompts.items()
+    changed = {field: pattern.sub(at_strength, text) for field, text in prompts.items()
                if text and pattern.search(text)}  # fmt: skip
-    changed = changed or {"prompt": f"{request.prompt} {wanted}".strip()}
+    changed = changed or {"prompt": f"{request.prompt} {wanted}>".strip()}
     return parse_request({**request_to_json(request), **changed})
 
 

@@ -27,7 +27,8 @@ def register_panels() -> Sequence[PanelSpec]:
             "regions",
             "Regions",
             RegionsParameters,
-            help="A prompt for each part of the picture: a red heart BREAK a green frog.",
+            help="A prompt for each part of the picture: a red heart BREAK a green frog. Masks can be painted below.",
+            folded=("weights", "isolation", "feather", "until", *DRAWN),
         )
     ]
 

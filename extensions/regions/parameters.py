@@ -18,7 +18,7 @@ class RegionsParameters(Parameters):
         "BREAK", label="Prompt parts", help="What stands between the regions' prompts: the word BREAK, or a new line."
     )
     first: Literal["base", "before each"] = choice(
-        "base", label="A first part more", help="Acts in the whole picture beside the others, or stands before each."
+        "base", label="Extra first part", help="Acts in the whole picture beside the others, or stands before each."
     )
     base_share: float = number(
         0.2, low=0.0, high=1.0, step=0.05, label="Base share", help="Of the base prompt, within the regions."
