@@ -16,7 +16,7 @@ keeps the recipe and adds the changes each time it decodes itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -106,9 +106,7 @@ class PatchedWeights:
         chosen = frozenset(acting)
         try:
             if chosen not in self._sets:
-                going = [i for i, use in enumerate(self._uses) if self._comes_and_goes(use)]
-                absent = {i for number, i in enumerate(going) if number not in chosen}
-                self._sets[chosen] = _recipes(self.part, [u for i, u in enumerate(self._uses) if i not in absent])
+                self._sets[chosen] = _recipes(self.part, _chosen(self.part, self._uses, chosen))
             recipes = self._sets[chosen]
             for name in [name for name in self._recipes if name not in recipes]:
                 self._put_back(name)
@@ -133,12 +131,9 @@ class PatchedWeights:
         self._kept_changes.clear()
         self.kept_bytes = 0
 
-    def _comes_and_goes(self, use: AdapterUse) -> bool:
-        return use.scope is not None and self.part == "denoiser"
-
     @property
     def _keeps(self) -> bool:
-        return any(map(self._comes_and_goes, self._uses))
+        return any(_comes_and_goes(self.part, use) for use in self._uses)
 
     @torch.inference_mode(mode=False)
     def _set_aside(self) -> None:
@@ -213,6 +208,24 @@ def applied(modules: Mapping[Part, nn.Module], uses: Sequence[AdapterUse]) -> It
     finally:
         for weights in patched:
             weights.restore()
+
+
+def copied_weights(part: Part, uses: Sequence[AdapterUse], sets: Iterable[Collection[int]]) -> list[str]:
+    """Names of the parameters of which ``switch`` keeps a changed copy, once for each copy, for these sets."""
+    return [
+        name for name, _ in {pair for acting in sets for pair in _recipes(part, _chosen(part, uses, acting)).items()}
+    ]
+
+
+def _comes_and_goes(part: Part, use: AdapterUse) -> bool:
+    return use.scope is not None and part == "denoiser"
+
+
+def _chosen(part: Part, uses: Sequence[AdapterUse], acting: Collection[int]) -> list[AdapterUse]:
+    """Those without a scope, and of the others those whose numbers among them are ``acting``."""
+    going = [i for i, use in enumerate(uses) if _comes_and_goes(part, use)]
+    absent = {i for number, i in enumerate(going) if number not in acting}
+    return [use for i, use in enumerate(uses) if i not in absent]
 
 
 def _changed(own: Tensor, recipe: Recipe) -> Tensor:

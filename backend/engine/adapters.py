@@ -12,11 +12,13 @@ from pathlib import Path
 
 from torch import nn
 
-from backend.adapters.apply import AdapterUse
+from backend.adapters.apply import AdapterUse, copied_weights
 from backend.adapters.formats import Adapter, read_adapter
 from backend.adapters.places import TEXT_PARTS, Places
 from backend.checkpoints.load import empty_part
 from backend.diffusion.patching import Scope
+from backend.diffusion.weight_sets import Acting, WeightSets
+from backend.engine.device import DevicePolicy
 from backend.errors import BadRequest, NotFound, UserError
 from backend.extending import AdapterChoice
 from backend.formats.configs import CheckpointInfo, Part
@@ -78,6 +80,24 @@ class AdapterShelf:
         ]
         return tuple(use for _, use in acting), tuple(dict.fromkeys(path for path, _ in acting))
 
+    def kept_bytes(self, uses: Sequence[AdapterUse], info: CheckpointInfo, policy: DevicePolicy, steps: int) -> int:
+        """What copies of the denoiser's weights take for adapters that come and go, of each set that some step has."""
+        scopes = [use.scope for use in uses if use.scope is not None]
+        how = policy.arithmetic("denoiser", info.sources)
+        if not scopes or how.keep_all:  # weights that stay as they are stored are changed as they are decoded
+            return 0
+        sets = WeightSets(scopes, use=_nothing)
+        branches = {"cond", "uncond"}.union(*(scope.branches for scope in scopes))
+        acting = {
+            numbers
+            for branch in branches
+            for step in range(steps)
+            for numbers, _ in sets.mix(branch, step, steps, 8, 8)
+        }
+        network = self._places_of(info, _networks(info)).modules["denoiser"]
+        copies = copied_weights("denoiser", uses, acting)
+        return sum(network.get_parameter(name).numel() for name in copies) * how.dtype.itemsize
+
     def hash_of(self, path: Path) -> str:
         """A1111's hash of a LoRA, 12 digits. Raises ``NotFound``."""
         stamp = _stamp(path)
@@ -86,7 +106,7 @@ class AdapterShelf:
         return self._hashes[stamp]
 
     def _adapter(self, path: Path, info: CheckpointInfo, field: str) -> Adapter:
-        networks: Hashable = tuple((part, _config(info, part)) for part in ADAPTED if part in info.sources)
+        networks = _networks(info)
         key = (_stamp(path), networks)
         adapter = self._read.pop(key, None)
         if adapter is None:
@@ -105,6 +125,10 @@ class AdapterShelf:
             modules: dict[Part, nn.Module] = {part: empty_part(info, part) for part in ADAPTED if part in info.sources}
             self._places = (networks, Places(modules))
         return self._places[1]
+
+
+def _nothing(_acting: Acting) -> None:
+    """Changes no weight: for asking which sets there are."""
 
 
 def _check(choice: AdapterChoice) -> None:
@@ -184,6 +208,11 @@ def _stamp(path: Path) -> Stamp:
     except OSError as error:
         raise NotFound(f"{path.name} is not there any more.", "Look at the models folder.", field="prompt") from error
     return path, status.st_size, status.st_mtime_ns
+
+
+def _networks(info: CheckpointInfo) -> Hashable:
+    """The networks that adapters can be for, by their configurations."""
+    return tuple((part, _config(info, part)) for part in ADAPTED if part in info.sources)
 
 
 def _config(info: CheckpointInfo, part: Part) -> Hashable:

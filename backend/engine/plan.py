@@ -42,6 +42,7 @@ def make_plan(
     *,
     switched_off: Sequence[PartKey],
     activations: int,
+    copies: int = 0,
     calls: Sequence[tuple[str, int]],
     guidance: str,
     speeds: Speeds,
@@ -52,6 +53,7 @@ def make_plan(
         parts: every part that the job uses, in order of use.
         switched_off: residents that leave because the request does without them.
         activations: bytes beside the weights (``activation_bytes``).
+        copies: bytes of weights that are kept for adapters which come and go.
         calls: by checkpoint, network calls of the whole job, an image and a branch counted alone.
         guidance: "batched" or "two passes".
     """
@@ -60,7 +62,7 @@ def make_plan(
     return Plan(
         loads=tuple(str(key) for key in parts if key not in residents),
         leaves=tuple(str(key) for key in dict.fromkeys([*switched_off, *manager.leaving(parts)])),
-        needs_bytes=sum(key.bytes for key in parts) + activations,
+        needs_bytes=sum(key.bytes for key in parts) + activations + copies,
         budget_bytes=manager.policy.budget_bytes,
         model_calls=sum(count for _, count in calls),
         seconds=speeds.guess(calls, pixels),

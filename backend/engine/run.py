@@ -292,6 +292,7 @@ class Run:
                 )
                 for share in shares
             ),
+            copies=engine.adapters.kept_bytes(job.adapters, info, engine.policy, steps),
             calls=[(share.job.info.name, share.calls) for share in shares],
             guidance=job.batching, speeds=engine.speeds,
         )  # fmt: skip

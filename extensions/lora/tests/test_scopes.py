@@ -8,6 +8,7 @@ import torch
 from backend.diffusion.boxes import box_region
 from backend.engine.engine import Engine
 from backend.errors import BadRequest
+from backend.events import Plan, Planned
 from backend.records.tags import find_tags
 from backend.request import GenerationRequest
 from backend.settings import load_settings
@@ -113,3 +114,26 @@ def test_a_refiners_steps_have_no_lora(adapted):
     plain = pixels(adapted, "tiny-xl", **fields)
     late = pixels(adapted, "tiny-xl", "a fox<lora:kohya-xl:start=0.5>", **fields)
     assert (late == plain).all()
+
+
+def test_the_plan_counts_the_copies_that_are_kept(adapted, name):
+    """One copy of what the LoRA changes for its window; two more for two regions of which each has a second one."""
+    checkpoint, tag = f"tiny-{name}", f"<lora:kohya-{name}:te=0:unet=0.8"
+
+    def needs(prompt: str) -> int:
+        plans: list[Plan] = []
+        adapted.generate(
+            ask(checkpoint, prompt=prompt),
+            lambda event: plans.append(event.plan) if isinstance(event, Planned) else None,
+        )
+        return plans[0].needs_bytes
+
+    plain = needs("a fox")
+    window = needs(f"a fox{tag}:end=0.5>") - plain
+    pixels(adapted, checkpoint, f"a fox{tag}:end=0.5>")
+    key = adapted.manager.key(adapted.catalog.checkpoint(checkpoint), "denoiser")
+    patched = adapted.manager._residents[key].patched
+    assert window == patched.kept_bytes > 0
+    assert needs(f"a fox{tag}>") == plain
+    other = tag.replace("0.8", "0.4")
+    assert needs(f"a fox{tag}:region=left>{other}:region=right>") - plain == 2 * window
