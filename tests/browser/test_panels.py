@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.server]
 @pytest.fixture
 def pag(real_site, visit):
     here = visit(real_site)
+    here.page.locator("#txt2img_group_guidance").get_by_role("button", name="Guidance", exact=True).click()
     here.page.locator("#txt2img_panel_pag").wait_for()
     here.number("txt2img_steps", 2)
     return here

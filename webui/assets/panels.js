@@ -155,6 +155,42 @@
     draw();
   }
 
+  // Many panels of one extension lie in a fold of their own; it is open while one of them is on.
+  const MANY = 3;
+  function folded(panels, sections, tab) {
+    const ofOwner = (owner) => panels.filter((panel) => panel.owner === owner && !panel.follows);
+    const done = new Set();
+    return panels.flatMap((panel, i) => {
+      if (ofOwner(panel.owner).length < MANY) return [sections[i]];
+      if (done.has(panel.owner)) return [];
+      done.add(panel.owner);
+      return [group(panel.owner, panels.map((other, k) => [other, sections[k]]).filter(([other]) => other.owner === panel.owner), tab)];
+    });
+  }
+  function group(owner, members, tab) {
+    const row = (easel.registry.extensions || []).find((entry) => entry.name === owner);
+    const id = `${tab}_group_${owner}`, key = `${tab}.group.${owner}`;
+    const inside = el("div", { class: "panel-group-body", id: `${id}_body` }, ...members.map(([, section]) => section));
+    const head = el("button", { type: "button", class: "panel-title", "aria-controls": inside.id, onclick: () => open(inside.hidden) }, (row && row.title) || owner);
+    const count = el("span", { class: "panels-count" });
+    const element = el("section", { class: "panel panel-group", id }, el("div", { class: "panel-head" }, head, count), inside);
+    const on = () => members.filter(([panel]) => isUsed(panel, tab)).length;
+    element.tell = () => {
+      count.textContent = on() ? `${on()} on` : "";
+      element.classList.toggle("on", on() > 0);
+    };
+    function open(wanted) {
+      inside.hidden = !wanted;
+      head.setAttribute("aria-expanded", String(wanted));
+      isOpen[key] = wanted;
+      easel.store.write("panels_open", isOpen);
+    }
+    inside.hidden = !isOpen[key] && !on();
+    head.setAttribute("aria-expanded", String(!inside.hidden));
+    element.tell();
+    return element;
+  }
+
   easel.parts.panels = (element, { tab }) => {
     const box = element.appendChild(el("div", { class: "panels" }));
     place(box, () => offered(tab), (panels) => {
@@ -165,10 +201,13 @@
         const on = panels.filter((panel) => isUsed(panel, tab)).length;
         count.textContent = on ? `${on} on` : "";
         panels.forEach((panel, i) => (sections[i].hidden = isWaiting(panel)));
+        shown.forEach((each) => each.tell && each.tell());
       };
+      let shown = [];
       const sections = panels.map((panel) => accordion(panel, tab, changed));
+      shown = folded(panels, sections, tab);
       changed();
-      return [el("div", { class: "panels-head" }, el("span", {}, "Extensions"), count), ...sections];
+      return [el("div", { class: "panels-head" }, el("span", {}, "Extensions"), count), ...shown];
     });
   };
 
