@@ -18,6 +18,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     (folder / "checkpoints").mkdir()
     tiny_checkpoint(folder / "checkpoints" / "tiny-xl.safetensors", "sdxl")
     tiny_checkpoint(folder / "checkpoints" / "tiny-sd3.safetensors", "sd3")
+    tiny_checkpoint(folder / "checkpoints" / "tiny-sd1.safetensors", "sd1")
     write_networks(folder / "controlnet")
     return Engine(load_settings(data_dir=folder, models_dir=folder, device="cpu", dtype="float32"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ _DIFFUSERS: Mapping[str, Callable[[], Any]] = {
     "edges-xl-diffusers": tiny.diffusers_controlnet,
     "promax": lambda: tiny.diffusers_controlnet(union=True, num_control_type=8),
     "t2i": lambda: tiny.diffusers_t2i(tiny.T2I_XL),
+    "t2i-sd1": lambda: tiny.diffusers_t2i(replace(tiny.T2I_SD1, channels=(32, 64))),
     "joint": lambda: tiny.diffusers_mmdit_control(tiny.JOINT),
     "joint-first": lambda: tiny.diffusers_mmdit_control(tiny.JOINT),
     "inpaint": lambda: tiny.diffusers_mmdit_control(replace(tiny.JOINT, hint_channels=17)),
@@ -38,7 +40,7 @@ _DIFFUSERS: Mapping[str, Callable[[], Any]] = {
 
 
 def write_networks(folder: Path) -> None:
-    """All of them; those for the tiny SDXL checkpoint say so in their names, or are of a kind for U-Nets."""
+    """All of them."""
     folder.mkdir(parents=True, exist_ok=True)
     own = {
         "edges-xl": _randomised(tiny.CONTROLNET).state_dict(),
@@ -47,6 +49,9 @@ def write_networks(folder: Path) -> None:
         "canny-8b": tiny.in_stability_naming(_randomised(tiny.CHAINED)),
         "canny-2b": tiny.in_stability_naming(_randomised(tiny.PARALLEL)),
     }
+    sd1 = replace(tiny.CONTROLNET, unet=replace(builders.TINY_UNET_SD1, depth_out=()))
+    heads = {"easel.unet": json.dumps({"heads": 4, "head_dim": None})}
+    write_tensors(folder / "edges-sd1.safetensors", _randomised(sd1).state_dict(), heads)
     for name, tensors in (own | {name: diffusers_network(name).state_dict() for name in _DIFFUSERS}).items():
         write_tensors(folder / f"{name}.safetensors", {k: t.contiguous() for k, t in tensors.items()}, {})
 

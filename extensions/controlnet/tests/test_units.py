@@ -15,6 +15,7 @@ from tests.engine.conftest import SIZE, ask, encoded, mask_bytes, picture_bytes
 NETWORKS = {
     "tiny-xl": ("edges-xl", "edges-xl-diffusers", "control-lora", "union", "promax", "t2i"),
     "tiny-sd3": ("joint", "canny-8b", "canny-2b"),
+    "tiny-sd1": ("edges-sd1", "t2i-sd1"),
 }
 EVERY = [(checkpoint, network) for checkpoint, networks in NETWORKS.items() for network in networks]
 FIRST = [("tiny-xl", "edges-xl"), ("tiny-sd3", "joint")]
