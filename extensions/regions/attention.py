@@ -40,7 +40,8 @@ class RegionalBias:
     """What is added to the scores of the attentions that read text.
 
     Args:
-        shares: (parts, h, w), how much each part's prompt counts where; they sum to 1.
+        shares: (parts, h, w), how much each part's prompt counts where; they sum to 1. On the CPU: what is added is
+            made there, once for each size, and kept where the network is.
         extents: (parts, h, w), where each part is at all, 0 to 1; all of the picture for a base prompt.
         isolation: 0 to 1, of the parts' texts from each other.
     """

@@ -85,8 +85,8 @@ def _reading(
     """What branches with the positive, or negative, prompt read."""
     has_base = split.first is not None and panel.first == "base"
     weights = read_weights(panel.weights, len(masks))
-    counted = shares(masks, weights, panel.base_share if has_base else None).to(model.device)
-    bias = RegionalBias(counted, extents(masks, has_base=has_base).to(model.device), panel.isolation)
+    counted = shares(masks, weights, panel.base_share if has_base else None)
+    bias = RegionalBias(counted, extents(masks, has_base=has_base), panel.isolation)
     acting = [number for number, share in enumerate(counted) if bool(share.any())]
     texts = encoded(texts_of(split, panel.first), model, negative=negative)
     patches = together(texts, acting, bias, model.steps, panel.until, negative=negative)

@@ -118,6 +118,15 @@ def test_guidance_of_other_extensions_acts_beside_it(engine: Engine, checkpoint:
     )
 
 
+@pytest.mark.parametrize("mode", ["attention", "latent"])
+def test_it_needs_no_guidance_and_serves_a_refiner_too(engine: Engine, mode: str) -> None:
+    for fields in ({"cfg_scale": 1.0}, {"refiner": "tiny-xl", "refiner_switch": 0.5}):
+        two = pixels(engine, regional("tiny-xl", mode=mode, fields=fields))
+        assert (two != pixels(engine, ask("tiny-xl", prompt=TWO, **fields))).any()
+        one = pixels(engine, regional("tiny-xl", "a fox", layout="1", mode=mode, fields=fields))
+        assert np.array_equal(one, pixels(engine, ask("tiny-xl", **fields)))
+
+
 @pytest.mark.parametrize(("prompt", "fields", "match"), [
     ("a fox", {}, "1 part for 2 regions"),
     ("a AND b BREAK c", {}, "AND"),
