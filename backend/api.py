@@ -6,6 +6,7 @@ An extension's engine module imports this module and nothing else of Easel. Its 
 
 from __future__ import annotations
 
+from backend.adapters.foreign import AdapterFormatSpec, AdapterModule
 from backend.control.guide import Guide, HintPicture
 from backend.control.hints import latent_hint, latent_rule, pixel_hint
 from backend.control.load import Control
@@ -97,6 +98,8 @@ __all__ = [
     "ActionResult",
     "ActionSpec",
     "AdapterChoice",
+    "AdapterFormatSpec",
+    "AdapterModule",
     "AddBranch",
     "AfterGuidance",
     "AttentionBias",

@@ -21,6 +21,7 @@ import pluggy
 if TYPE_CHECKING:
     from PIL import Image
 
+    from backend.adapters.foreign import AdapterFormatSpec
     from backend.control.preprocessing import PreprocessorSpec
     from backend.diffusion.patching import Patch
     from backend.diffusion.samplers.spec import SamplerSpec
@@ -71,6 +72,17 @@ def register_prompt_tags() -> Sequence[PromptTagSpec]:
 
     A tag of a registered name is taken out of every prompt before an encoder reads it, and its file is looked for
     before the job is accepted. What it does is told by the hooks of its extension.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_adapter_formats() -> Sequence[AdapterFormatSpec]:
+    """Kinds of adapter files beside LoRA and its kin. Kind: registry.
+
+    A format looks at the header of a file of models/loras in which Easel finds no tensor that it knows, and says layer
+    by layer what is to be added to the weights. Finding the layers, strengths, windows and regions, putting it into the
+    weights and out again to the bit are Easel's. Such a file is named like any other: ``<lora:name:0.8>``.
     """
     raise NotImplementedError
 

@@ -9,6 +9,7 @@ from tests.hook_pages import FAILURES, PAGES, Hook, hooks, pages, trials, users
 HOOKS = hooks()
 #: Hooks that nothing shipped and no port uses yet, and why that is borne. To be emptied.
 UNUSED = {
+    ("engine", "register_adapter_formats"): "docs/extensions/adapter_format.md (VeRA) is its user, and runs in a test",
     ("engine", "model_loaded"): "observers of the engine wait for a port that keeps statistics",
     ("engine", "on_shutdown"): "as model_loaded",
     ("engine", "picture_saved"): "as model_loaded; the web process's twin has Infinite Image Browsing",

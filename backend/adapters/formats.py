@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from backend.adapters.foreign import AdapterFormatSpec, change_of, foreign_modules
 from backend.adapters.kinds import KINDS, Change, Kind, scale_of
 from backend.adapters.peft_metadata import PeftMetadata
 from backend.adapters.places import Place, Places
@@ -100,9 +101,11 @@ class Adapter:
     kinds: Mapping[str, int]
 
 
-def read_adapter(path: Path, places: Places) -> Adapter:
+def read_adapter(path: Path, places: Places, formats: Sequence[AdapterFormatSpec] = ()) -> Adapter:
     """Read an adapter file for the networks of ``places``.
 
+    Args:
+        formats: of extensions; asked where no key is of Easel's own.
     Raises:
         NotFound, ModelUnsafe, ModelCorrupt: as ``read_header`` does.
         ModelUnsupported: if nothing in it fits these networks; the sentence says what was found.
@@ -116,12 +119,44 @@ def read_adapter(path: Path, places: Places) -> Adapter:
     except (SafetensorError, OSError) as error:
         raise ModelCorrupt(f"{path.name} cannot be read: {error}.", "Download it again.") from error
     adapter = parse_adapter(tensors, header.metadata, places, path.stem)
+    if formats and _NO_ADAPTER in adapter.match.left and not adapter.kinds:
+        adapter = _foreign(path, tensors, header.metadata, places, formats) or adapter
     if not adapter.match.matched:
         raise ModelUnsupported(
             f"{path.name} changes nothing in this checkpoint: {adapter.match.sentence()}.",
             "It was made for another kind of checkpoint, or is no adapter; choose another one.",
         )
     return adapter
+
+
+def _foreign(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    places: Places,
+    formats: Sequence[AdapterFormatSpec],
+) -> Adapter | None:
+    """A file as the extension's format reads it that claims it; None: no one does."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    claimed = foreign_modules(path, shapes, metadata, formats)
+    if claimed is None:
+        return None
+    spec, modules = claimed
+    reading = _Reading(places, PeftMetadata(metadata))
+    used: set[str] = set()
+    reasons: dict[str, str] = {}
+    for module in modules:
+        candidates, reason = places.find(module.layer)
+        if candidates:
+            reason = reading.place(module.layer, change_of(spec, module, tensors), candidates)
+        if reason is None:
+            used |= set(module.keys.values())
+        else:
+            reasons |= dict.fromkeys(module.keys.values(), reason)
+    for key in tensors:
+        if key not in used:  # several modules may share a tensor
+            reading.leave(reasons.get(key, _NO_ADAPTER), [key])
+    return _adapter_of(path.stem, len(tensors), reading)
 
 
 def parse_adapter(
@@ -140,8 +175,12 @@ def parse_adapter(
             modules[name_of_key.stem][name_of_key.role] = (key, tensor)
     for stem, roles in modules.items():
         reading.add(stem, {r: k for r, (k, _) in roles.items()}, {r: t for r, (_, t) in roles.items()})
+    return _adapter_of(name, len(tensors), reading)
+
+
+def _adapter_of(name: str, total: int, reading: _Reading) -> Adapter:
     left = {reason: tuple(keys) for reason, keys in reading.left.items()}
-    match = Match(len(tensors) - sum(map(len, left.values())), len(tensors), left)
+    match = Match(total - sum(map(len, left.values())), total, left)
     changes: dict[Part, Changes] = {
         part: {parameter: tuple(placed) for parameter, placed in found.items()}
         for part, found in reading.changes.items()
@@ -183,7 +222,7 @@ class _Reading:
             except _SHAPE_ERRORS:
                 reasons |= dict.fromkeys(chosen, _ANOTHER_SHAPE)
                 continue
-            reason = self._place(stem, Change(kind, chosen, scale), candidates)
+            reason = self.place(stem, Change(kind, chosen, scale), candidates)
             if reason is None:
                 fitted |= chosen.keys()
             else:
@@ -192,7 +231,7 @@ class _Reading:
             if role not in fitted:  # a LoRA's tensors may serve its weight and its bias
                 self.leave(reason, [keys[role]])
 
-    def _place(self, stem: str, change: Change, candidates: Sequence[Place]) -> str | None:
+    def place(self, stem: str, change: Change, candidates: Sequence[Place]) -> str | None:
         """Put a change where it fits; else say why nowhere."""
         reason = _NO_PARAMETER
         kind: Kind = change.kind

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from backend.adapters.apply import AdapterUse, copied_weights
+from backend.adapters.foreign import AdapterFormatSpec
 from backend.adapters.formats import Adapter, read_adapter
 from backend.adapters.places import TEXT_PARTS, Places
 from backend.checkpoints.load import empty_part
@@ -36,11 +37,13 @@ class AdapterShelf:
     """Adapter files as they were read, so that the next job with the same ones changes no weight.
 
     Args:
+        formats: of extensions, for files that Easel itself does not know.
         entries: files that are kept; their tensors stay in the mapped files, so they take next to no memory.
     """
 
-    def __init__(self, catalog: Catalog, entries: int = 32) -> None:
+    def __init__(self, catalog: Catalog, formats: Sequence[AdapterFormatSpec] = (), *, entries: int = 32) -> None:
         self._catalog = catalog
+        self._formats = tuple(formats)
         self._entries = entries
         self._read: OrderedDict[tuple[Stamp, Hashable], Adapter] = OrderedDict()
         self._hashes: dict[Stamp, str] = {}
@@ -60,7 +63,7 @@ class AdapterShelf:
         wanted: dict[Hashable, tuple[Path, AdapterUse]] = {}
         for choice in choices:
             _check(choice)
-            found = self._catalog.adapter(choice.file, choice.field)
+            found = self._catalog.adapter(choice.file, choice.field, unknown=bool(self._formats))
             check_family(found, info, choice.field)
             adapter = self._adapter(found.path, info, choice.field)
             if adapter.match.left:
@@ -111,7 +114,7 @@ class AdapterShelf:
         adapter = self._read.pop(key, None)
         if adapter is None:
             try:
-                adapter = read_adapter(path, self._places_of(info, networks))
+                adapter = read_adapter(path, self._places_of(info, networks), self._formats)
             except UserError as error:
                 raise type(error)(error.what, error.todo, field=field) from error
         self._read[key] = adapter

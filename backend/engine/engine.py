@@ -66,7 +66,7 @@ class Engine:
         self.previews = Previews(self.policy)
         self.speeds = Speeds()
         self.prompts = pipeline.PromptCache()
-        self.adapters = AdapterShelf(self.catalog)
+        self.adapters = AdapterShelf(self.catalog, tuple(self.extensions.adapter_formats.values()))
         self.rng = SystemRandom()  # draws the seeds that a request leaves open
         self.extensions.started()
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from backend import hookspecs
+from backend.adapters.foreign import AdapterFormatSpec
 from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.patched import PatchSet, check_patches, owned
 from backend.diffusion.patching import CombineGuidance, Patch, PatchRefused
@@ -45,6 +46,7 @@ _REGISTRIES = (
     ("panels", "register_panels"),
     ("tags", "register_prompt_tags"),
     ("preprocessors", "register_preprocessors"),
+    ("adapter_formats", "register_adapter_formats"),
 )
 
 
@@ -82,6 +84,9 @@ class Extensions:
         self.preprocessors: Mapping[str, PreprocessorSpec] = self._registry(
             "register_preprocessors", PreprocessorSpec, {}
         )
+        self.adapter_formats: Mapping[str, AdapterFormatSpec] = self._registry(
+            "register_adapter_formats", AdapterFormatSpec, {}
+        )
         self._always = tuple(panel for panel in self.panels.values() if panel.always)
         self._document = MappingProxyType(self.document())
 
@@ -110,6 +115,10 @@ class Extensions:
             "schedules": schedules,
             "panels": own,
             "prompt_tags": tags,
+            "adapter_formats": [
+                spec.to_json(self._owner("register_adapter_formats", name))
+                for name, spec in self.adapter_formats.items()
+            ],
             "preprocessors": [
                 spec.to_json(self._owner("register_preprocessors", name)) for name, spec in self.preprocessors.items()
             ],

@@ -303,6 +303,9 @@ class PreviewInfo:
     offset: int = 0
 
 
+UNKNOWN = "unknown"  # an ``OtherFile`` of no kind that Easel knows
+
+
 @dataclass(frozen=True)
 class OtherFile:
     """A whole file that is no checkpoint and no VAE of a family that this version runs.

@@ -12,7 +12,7 @@ from backend.formats import easel_metadata
 from backend.formats.adapters import KIND as ADAPTER
 from backend.formats.adapters import AdapterInfo, adapter_info, runs_here
 from backend.formats.checkpoint import checkpoint
-from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
+from backend.formats.configs import UNKNOWN, CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.control import detect_control
 from backend.formats.control_configs import ControlInfo
 from backend.formats.embeddings import EmbeddingInfo, embedding_info
@@ -87,7 +87,7 @@ def _other(header: Header, kind: Kind | None, family: str = "") -> OtherFile:
     if kind is None:
         some = ", ".join(sorted(header.tensors)[:3])
         sentence = f"{name} is a whole file, but of no kind that Easel knows (its tensors: {some[:200]} ...)."
-        return OtherFile("unknown", "", sentence, header.path, header.path.stem)
+        return OtherFile(UNKNOWN, "", sentence, header.path, header.path.stem)
     article = "an" if kind.name.startswith(_VOWEL_SOUNDS) else "a"
     looks = f"{name} looks like {article} {kind.name}{f' for {family}' if family else ''}."
     place = f"Such files belong in models/{kind.belongs_in}, but this" if kind.belongs_in else "This"

@@ -16,7 +16,7 @@ from pathlib import Path
 from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound, UserError, unknown_name
 from backend.formats.adapters import AdapterInfo
 from backend.formats.answers import check_answer
-from backend.formats.configs import CheckpointInfo, EncoderInfo, PreviewInfo, VaeInfo
+from backend.formats.configs import UNKNOWN, CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.control_configs import ControlInfo
 from backend.formats.detect import detect
 from backend.formats.folders import detect_folder
@@ -267,8 +267,12 @@ class Catalog:
             return replace(entry.info, name=entry.name)
         raise refusal(entry, "vae")
 
-    def adapter(self, name: str, about: str = "prompt") -> AdapterInfo:
-        """The LoRA (or its kin) of this name, or of the name that its trainer gave it; raises as ``checkpoint``."""
+    def adapter(self, name: str, about: str = "prompt", *, unknown: bool = False) -> AdapterInfo:
+        """The LoRA (or its kin) of this name, or of the name that its trainer gave it; raises as ``checkpoint``.
+
+        Args:
+            unknown: a file of no kind that Easel knows will do, too: an extension's format may read it.
+        """
         try:
             entry = self.find(name, "loras")
         except NotFound as error:
@@ -280,6 +284,8 @@ class Catalog:
             entry = found
         if isinstance(entry.info, AdapterInfo) and entry.usable:
             return replace(entry.info, name=entry.name)
+        if unknown and isinstance(entry.info, OtherFile) and entry.info.kind == UNKNOWN:
+            return AdapterInfo(entry.path, entry.name, (UNKNOWN,))
         raise refusal(entry, about)
 
     def control(self, name: str, about: str = "extensions") -> ControlInfo:

@@ -95,7 +95,7 @@ def strip_tags(text: str, names: Iterable[str]) -> str:
 
 
 def check_tags(
-    request: GenerationRequest, info: CheckpointInfo, registry: Registry, adapter: Callable[[str, str], AdapterInfo]
+    request: GenerationRequest, info: CheckpointInfo, registry: Registry, adapter: Callable[..., AdapterInfo]
 ) -> None:
     """Refuse tags that name a file which is not there, or one for another family; nothing is loaded.
 
@@ -107,9 +107,10 @@ def check_tags(
         NotFound, ModelCorrupt, ModelUnsafe, ModelUnsupported: with the field that holds the tag.
     """
     names = [row["name"] for row in registry.get("prompt_tags", ()) if row.get("folder") == "loras"]
+    unknown = bool(registry.get("adapter_formats"))
     for tag in find_tags(request, names):
         if tag.values and tag.values[0].strip() and not _PLACEHOLDER.search(tag.text):
-            check_family(adapter(tag.values[0].strip(), tag.field), info, tag.field)
+            check_family(adapter(tag.values[0].strip(), tag.field, unknown=unknown), info, tag.field)
 
 
 def check_family(adapter: AdapterInfo, info: CheckpointInfo, field: str) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
+from backend.errors import ModelUnsupported
 from backend.importing import LOOSE_PACKAGE
 from backend.plugins import Approvals
 from backend.settings import load_settings
@@ -19,7 +23,7 @@ from tests.extending import approve_all
 from webui.new_extension import write_new_extension
 
 DOCS = Path(__file__).parents[2] / "docs" / "extensions"
-PAGES = {"ten_lines": DOCS / "README.md", "weak_middle": DOCS / "guidance.md"}
+PAGES = {"ten_lines": DOCS / "README.md", "weak_middle": DOCS / "guidance.md", "vera": DOCS / "adapter_format.md"}
 
 
 def write_example(parent: Path, name: str) -> Path:
@@ -74,6 +78,67 @@ def test_the_guidance_module_steps_away_and_0_does_not(authors, checkpoint):
     plain = picture(authors, ask(checkpoint))
     assert np.array_equal(with_scale(0.0), plain)
     assert not np.array_equal(with_scale(4.0), plain)
+
+
+LAYERS = {"tiny-xl": "input_blocks.3.1.transformer_blocks.0.attn2.to_k", "tiny-sd3": "joint_blocks.1.x_block.attn.proj"}
+
+
+def write_vera(path: Path, checkpoint: str, *, rank: int = 4) -> dict[str, torch.Tensor]:
+    """A VeRA file for one layer of a tiny checkpoint, and one for a layer that it has not."""
+    generator = torch.Generator().manual_seed(5)
+    layer = f"base_model.model.{LAYERS[checkpoint]}"
+    tensors = {
+        "base_model.vera_A": torch.randn(rank, 256, generator=generator),
+        "base_model.vera_B": torch.randn(256, rank, generator=generator),
+        f"{layer}.vera_lambda_d": torch.rand(rank, generator=generator),
+        f"{layer}.vera_lambda_b": torch.rand(SIZES[checkpoint], generator=generator),
+        "base_model.model.nowhere.vera_lambda_d": torch.ones(rank),
+        "base_model.model.nowhere.vera_lambda_b": torch.ones(8),
+    }
+    write_tensors(path, tensors, {})
+    return tensors
+
+
+SIZES = {"tiny-xl": 64, "tiny-sd3": 128}
+
+
+def test_the_adapter_format_acts_says_what_is_left_and_leaves_nothing_behind(authors, models_dir, checkpoint):
+    (models_dir / "loras").mkdir(exist_ok=True)
+    write_vera(models_dir / "loras" / f"vera-{checkpoint}.safetensors", checkpoint)
+    plain = picture(authors, ask(checkpoint))
+    done = authors.generate(ask(checkpoint, prompt=f"a fox <lora:vera-{checkpoint}:0.8>"))
+    assert any("matched 4 of 6 keys" in note and "nowhere" in note for note in done.notes), done.notes
+    assert not np.array_equal(np.asarray(done.pictures[0].image, dtype=np.int16), plain)
+    assert np.array_equal(picture(authors, ask(checkpoint, prompt=f"a fox <lora:vera-{checkpoint}:0>")), plain)
+    assert np.array_equal(picture(authors, ask(checkpoint)), plain)
+
+
+def test_a_file_that_no_format_claims_is_refused_as_before(authors, engine, models_dir, checkpoint):
+    (models_dir / "loras").mkdir(exist_ok=True)
+    write_tensors(models_dir / "loras" / "odd.safetensors", {"a.odd": torch.ones(3), "b.odd": torch.ones(3)}, {})
+    with pytest.raises(ModelUnsupported, match="changes nothing in this checkpoint"):
+        authors.generate(ask(checkpoint, prompt="a fox <lora:odd:1>"))
+    with pytest.raises(ModelUnsupported, match="of no kind that Easel knows"):
+        engine.generate(ask(checkpoint, prompt="a fox <lora:odd:1>"))
+
+
+@pytest.mark.oracle
+def test_the_adapter_formats_delta_is_pefts(tmp_path):
+    import peft
+    from safetensors.torch import save_file
+
+    base = torch.nn.Sequential(torch.nn.Linear(12, 20, bias=False))
+    config = peft.VeraConfig(r=4, target_modules=["0"], save_projection=True, d_initial=0.3)
+    model = peft.get_peft_model(base, config)
+    layer = model.base_model.model[0]
+    layer.vera_lambda_b["default"].data = torch.rand(20)
+    save_file(peft.get_peft_model_state_dict(model), tmp_path / "vera.safetensors")
+    space: dict = {}
+    exec((write_example(tmp_path, "vera") / "hooks.py").read_text(), space)  # noqa: S102 - the page's own code
+    tensors = load_file(tmp_path / "vera.safetensors")
+    (module,) = space["modules"]({key: tuple(t.shape) for key, t in tensors.items()}, {})
+    ours = module.delta(base[0].weight.data, {role: tensors[key] for role, key in module.keys.items()}, 1.0)
+    torch.testing.assert_close(ours, layer.get_delta_weight("default").detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PAGES)

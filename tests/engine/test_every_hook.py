@@ -39,6 +39,7 @@ ANSWERS = {
     "register_panels": "[PanelSpec('all_of_them', 'All of them', P)]",
     "register_prompt_tags": "[PromptTagSpec('every', 'Every')]",
     "register_preprocessors": "[]",
+    "register_adapter_formats": "[]",
     "expand_job": "times(job)",
     "adapt_job": "[AdapterChoice('tiny-xl')]",
     "scope_adapters": "None",
