@@ -23,18 +23,17 @@ from backend.engine import pipeline
 from backend.engine.expansion import Expansion, Made, expand, expansions_of
 from backend.engine.extensions import Between
 from backend.engine.file_hashes import HashInBackground
+from backend.engine.foresight import idle_parts, plan_of
 from backend.engine.job import Job, no_patches
 from backend.engine.model_view import model_view
 from backend.engine.order_check import checked
-from backend.engine.plan import activation_bytes, make_plan
 from backend.engine.progress import Progress
 from backend.engine.result import VERSION, GenerationResult, Picture
-from backend.engine.shares import Share, branches_at_once, guidance_of, shares_of, with_refiner
+from backend.engine.shares import Share, branches_at_once, shares_of, with_refiner
 from backend.engine.shelves import Shelf, Shelves
-from backend.errors import BadRequest, Cancelled, ModelUnsupported, UserError
+from backend.errors import BadRequest, Cancelled, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Step
 from backend.families.table import FAMILIES
-from backend.formats.configs import CheckpointInfo, VaeInfo
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.records.hashes import tensors_hash
@@ -92,6 +91,7 @@ class Run:
         self.started = time.perf_counter()
         self.pictures_done = 0  # of the whole order, which extensions may make several requests of
         self._found = 0  # of them, that were there already
+        self._share = 0.0  # of the whole order's work, that is done
         self._adapter_files: tuple[Path, ...] = ()  # of the request at hand
         self._patches: dict[Path, PatchSet] = {}  # of the request at hand, by checkpoint
         self._between = Between()  # the hooks of the request at hand
@@ -133,8 +133,9 @@ class Run:
         sigmas = pipeline.sigmas_of(job)
         steps = len(sigmas) - 1
         shares = shares_of(job, sigmas)
-        self._tell_shares(job, shares)
-        plan = self._plan(job, shares, steps)
+        for note in idle_parts(job, shares):
+            self.note(note)
+        plan = plan_of(engine, job, shares, steps)
         hashes = HashInBackground(engine, job, self._adapter_files)
         looked = shelf.made is not None
         found = shelf.found(request, self._facts(hashes.wait(self.note), plan)) if looked else {}
@@ -242,61 +243,6 @@ class Run:
         )
         return job if refiner is None else with_refiner(job, refiner)
 
-    def _tell_shares(self, job: Job, shares: Sequence[Share]) -> None:
-        """Say it when a refiner, an adapter or skip-layer guidance was asked for and falls on none of the steps."""
-        steps = shares[-1].until
-        begins = (0, *(share.until for share in shares))
-        skips = [(guidance_of(share.job).skip, range(begin, share.until)) for share, begin in zip(shares, begins)]
-        if any(skip for skip, _ in skips) and not any(
-            skip.acts_at(step, steps) for skip, own in skips if skip for step in own
-        ):
-            start, end = job.request.skip_layer_start, job.request.skip_layer_end
-            self.note(
-                f"Skip-layer guidance falls on none of the {steps} steps: none but the first lies between "
-                f"{start:g} and {end:g} of them. Set its end later, or make more steps."
-            )
-        own = next((range(share.until) for share in shares if share.job is job), range(0))
-        for use in job.adapters:
-            if use.scope is not None and not any(use.scope.acts_at(step, steps) for step in own):
-                self.note(
-                    f"{use.adapter.name} acts in none of the {steps} steps of this job: none of {job.info.name}'s own "
-                    f"lies between {use.scope.start:g} and {use.scope.end:g} of them."
-                )
-        if job.refiner is not None and len(shares) < 2:
-            idle = job.refiner if shares[0].job is job else job
-            self.note(
-                f"{idle.info.name} makes none of the steps: at {job.request.refiner_switch:g} the refiner takes over "
-                f"{'after the last' if idle is job.refiner else 'before the first'} of them."
-            )
-
-    def _plan(self, job: Job, shares: Sequence[Share], steps: int) -> Plan:
-        engine, info, request = self.engine, job.info, job.request
-        vae_info: CheckpointInfo | VaeInfo = job.vae or info
-        parts = [
-            engine.manager.key(each.info, part)
-            for each in filter(None, (job, job.refiner))
-            if not engine.prompts.holds(each, engine.manager, steps)
-            for part in each.family.text_parts(each.info, each.request)
-        ]
-        parts += [engine.manager.key(share.job.info, "denoiser") for share in shares]
-        parts.append(engine.manager.key(vae_info, "vae"))
-        vae_config = job.vae.config if job.vae else info.vae
-        if vae_config is None:
-            raise ModelUnsupported(f"{info.name} has no VAE.", "Choose one from models/vae.", field="vae")
-        return make_plan(
-            engine.manager, request, parts, switched_off=engine.manager.switched_off(info, request),
-            activations=max(
-                activation_bytes(
-                    request, share.job.info, vae_config,
-                    together=branches_at_once(share.job.info) if job.batching == "batched" else 1,
-                )
-                for share in shares
-            ),
-            copies=engine.adapters.kept_bytes(job.adapters, info, engine.policy, steps),
-            calls=[(share.job.info.name, share.calls) for share in shares],
-            guidance=job.batching, speeds=engine.speeds,
-        )  # fmt: skip
-
     def _patches_for(self, job: Job, network: UNet | MMDiT) -> PatchSet:
         """What the extensions change for one of the job's networks; each is asked once."""
         if job.info.path not in self._patches:
@@ -327,6 +273,7 @@ class Run:
             if state.index + 1 in handed_over:
                 ends.append(time.perf_counter())
             share, seconds_left = progress.step((state.index + 1) / steps)
+            self._share = share
             due = every and ((state.index + 1) % every == 0 or state.index + 1 == steps)
             self.on_event(
                 Step(
@@ -426,7 +373,10 @@ class Run:
         return tuple(picture.image for picture in result.pictures)
 
     def _tell_nested(self, event: JobEvent) -> None:
-        if isinstance(event, Step | Note):
+        """Steps of a job within this one show, but the bar of the whole order stays where it is."""
+        if isinstance(event, Step):
+            self.on_event(replace(event, share=self._share, seconds_left=None))
+        elif isinstance(event, Note):
             self.on_event(event)
 
     def _added(self, expansion: Expansion, made: Sequence[Made], plan: Plan, shelf: Shelf) -> list[Picture]:

@@ -194,3 +194,15 @@ def test_generate_makes_the_picture_of_the_seed_and_another_of_the_next(tmp_path
     assert [info.index for info in infos] == [0, 1]
     assert infos[0].request["seed"] == 7
     assert infos[0].request["prompt"] == "a fox"
+
+
+@pytest.mark.server
+def test_generate_fills_words_in_without_a_switch_and_sweeps_by_name(tmp_path):
+    command = [sys.executable, "-m", "webui", "generate", "a {fox|fox}", "--checkpoint", "demo-sd3", "--seed", "7",
+               "--width", "64", "--height", "64", "--set", "sweep.x=steps: 1, 2", "-o", str(tmp_path / "out.png"),
+               "--data-dir", str(tmp_path / "data"), "--threads", "1"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *singles, grid = [read_picture(Path(line)).request for line in done.stdout.split()]
+    assert [(each["prompt"], each["steps"]) for each in singles] == [("a fox", 1), ("a fox", 2)]
+    assert grid["prompt"] == "a {fox|fox}" and grid["extensions"]["sweep"]["values"]["x"] == "steps: 1, 2"
