@@ -6,6 +6,7 @@ What one of them does wrong stays its own (``webui.hook_calls``, ``webui.extensi
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +63,7 @@ class ExtensionHost:
         self._watch = watch
         self._views = {name: StudioView(studio, name) for name in plugins.extensions}
         self._passed: Counter[str] = Counter()
+        self._turn = threading.Lock()
         with self._starting():
             for owner in plugins.implementers("on_startup"):
                 plugins.observe("on_startup", only=owner, studio=self._views[owner])
@@ -248,6 +250,7 @@ class ExtensionHost:
             owner,
             on_failure=lambda hook, error: self.plugins.strike(owner, hook, error),
             on_stuck=lambda: self._watch.forget(owner),
+            turn=self._turn,
             seconds=self._deadlines.queue,
         )
 

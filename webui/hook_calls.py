@@ -22,6 +22,9 @@ from backend.plugins import Approvals
 log = logging.getLogger(__name__)
 
 
+TURN_SECONDS = 0.5  # that a queue hook waits for those of other extensions to return
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deadlines:
     """Seconds that extensions may take for what; a loaded machine must not look like a hanging extension."""
@@ -107,6 +110,8 @@ class HookThread:
     Args:
         on_failure: called with the hook's name and what went wrong, from the thread that calls.
         on_stuck: called when a call was given up.
+        turn: shared by all of them: calls of two extensions overlap only if one takes long, so that a death of the
+            process is blamed on the one whose call it was.
         seconds: that a call may take.
     """
 
@@ -116,9 +121,11 @@ class HookThread:
         on_failure: Callable[[str, BaseException], None],
         on_stuck: Callable[[], None],
         *,
+        turn: threading.Lock,
         seconds: float,
     ) -> None:
         self._owner = owner
+        self._turn = turn
         self._seconds = seconds
         self._on_failure = on_failure
         self._on_stuck = on_stuck
@@ -158,6 +165,7 @@ class HookThread:
             hook, function, answer = call
             if answer is not None and not answer.set_running_or_notify_cancel():
                 continue  # nobody waits for it any more
+            is_turn = self._turn.acquire(timeout=TURN_SECONDS)
             try:
                 result = within(self._seconds, function)
             except NoResult:
@@ -168,6 +176,9 @@ class HookThread:
             else:
                 if answer is not None:
                     answer.set_result(result)
+            finally:
+                if is_turn:
+                    self._turn.release()
 
     def _failed(self, hook: str, answer: Future[Any] | None, error: BaseException) -> None:
         if answer is not None:

@@ -33,10 +33,7 @@ def test_each_costs_one_restart_and_no_job(tmp_path):
         easel.ready()
         alive = {"a_dies": "crashed", "b_hangs": "crashed", "c_hook_dies": "on", "good": "on"}
         assert statuses(easel) == alive
-        assert (
-            "time.sleep(3600)" in (tmp_path / "easel.log").read_text()
-            or "hooks.py" in (tmp_path / "easel.log").read_text()
-        )
+        assert 'b_hangs/hooks.py", line' in (tmp_path / "easel.log").read_text()  # where it hung
         job = easel.until(lambda: submitted(easel))
         assert len(easel.wait(job, "done")["images"]) == 1
         assert statuses(easel) == alive | {"c_hook_dies": "crashed"}
