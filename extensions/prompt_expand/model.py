@@ -164,7 +164,7 @@ def _loaded(folder: Path, weights: list[Path]) -> Any:
                 "Use a smaller one, or expand by rules.",
                 field="extensions",
             )
-        model, told = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -172,6 +172,7 @@ def _loaded(folder: Path, weights: list[Path]) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
+        model, told = loaded
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadRequest(f"The language model {folder.name} cannot be loaded: {reason}", field="extensions") from error

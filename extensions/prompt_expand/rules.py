@@ -36,7 +36,7 @@ def additions(prompt: str, negative: str, *, seed: int, amount: int, aspects: Co
     there, against = words_of(prompt), words_of(negative)
     photo: bool | None = False if NOT_PHOTOS & there else True if TOLD["medium"] & there else None
     tone = _tone(there)
-    left = [aspect for aspect in WORDS if aspect in aspects and not _is_told(aspect, prompt, there)]
+    left: list[Aspect] = [aspect for aspect in WORDS if aspect in aspects and not _is_told(aspect, prompt, there)]
     chosen: dict[Aspect, Words] = {}
     for aspect in random.sample(left, len(left)):
         fitting = [

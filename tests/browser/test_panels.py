@@ -110,3 +110,24 @@ def test_what_is_chosen_in_a_panel_brings_its_own_fields_and_a_second_unit_follo
     first.get_by_label("Control mode").wait_for()
     first.get_by_role("switch").uncheck()
     second.wait_for(state="hidden")
+
+
+def test_expand_shows_a_longer_prompt_and_both_texts_go_with_the_picture(pag):
+    here = pag
+    here.prompt("txt2img", "a fox")
+    panel = here.page.locator("#txt2img_panel_prompt_expand")
+    panel.locator(".panel-title").click()
+    panel.get_by_role("button", name="Expand", exact=True).click()
+    proposed = panel.locator(".action-result textarea")
+    proposed.wait_for()
+    expanded = proposed.input_value()
+    assert expanded.startswith(("a fox, ", "a fox. "))  # as the checkpoint reads it
+    assert here.value("txt2img_prompt") == "a fox"
+    panel.get_by_role("button", name="Use this").click()
+    here.page.wait_for_function(
+        "words => document.querySelector('#txt2img_prompt textarea').value === words", arg=expanded
+    )
+    sent = here.generate("txt2img")["request"]
+    assert sent["prompt"] == expanded
+    values = sent["extensions"]["prompt_expand"]["values"]
+    assert (values["original"], values["expanded"]) == ("a fox", expanded)
