@@ -93,7 +93,7 @@ def latent_hint(
     latent = (raw - (constants.shift if rule.shifted else 0.0)) * constants.scale
     if not rule.has_mask or mask is None:
         return latent
-    return torch.cat([latent, 1 - F.interpolate(mask, size=latent.shape[-2:])], dim=1)
+    return torch.cat([latent, 1 - F.interpolate(mask, size=latent.shape[-2:]).to(latent)], dim=1)
 
 
 def resized(picture: Tensor, height: int, width: int) -> Tensor:
