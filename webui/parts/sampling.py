@@ -60,9 +60,9 @@ def sampling_part(
     add("cfg_scale")
     add("shift")
     _seed(tab, add)
-    skip_layers_part(tab, add)
     refiner_part(tab, add, refiners)
     _advanced(add, files)
+    skip_layers_part(tab, add)  # a guidance like those of the panels below it
     add("extensions")
     script_part("panels", f"{tab}_panels", tab=tab)
     wire_presets(presets, fields)
