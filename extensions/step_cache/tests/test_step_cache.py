@@ -13,7 +13,7 @@ from backend.diffusion.conditioning import Conditioning
 from backend.errors import BadRequest
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
-from extensions.step_cache.reuse import Kept
+from extensions.step_cache.reuse import FOLLOWED, Kept
 from tests.engine.conftest import ask, mask_bytes, picture_bytes
 
 EAGER = {"interval": 3, "threshold": 2.0}
@@ -135,12 +135,12 @@ def test_what_cannot_be_is_refused(engine, checkpoint):
         engine.generate(with_cache(checkpoint, {"start": 0.5, "end": 0.5}))
 
 
-def test_a_forecast_lies_on_the_line_and_not_far_beyond():
+def test_a_forecast_follows_the_line_and_not_far_beyond():
     drawn = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kept = Kept(Conditioning(drawn, None), drawn.shape)
     for t in (1, 4, 6, 6):
         kept.add(t, drawn[0] + drawn[1] * t, t)
     assert [position for position, _ in kept.points] == [4, 6]
-    torch.testing.assert_close(kept.forecast(7, is_line=True), drawn[0] + drawn[1] * 7)
-    torch.testing.assert_close(kept.forecast(9, is_line=True), drawn[0] + drawn[1] * 8)
+    torch.testing.assert_close(kept.forecast(7, is_line=True), drawn[0] + drawn[1] * (6 + FOLLOWED))
+    torch.testing.assert_close(kept.forecast(9, is_line=True), drawn[0] + drawn[1] * (6 + 2 * FOLLOWED))
     assert torch.equal(kept.forecast(7, is_line=False), drawn[0] + drawn[1] * 6)
