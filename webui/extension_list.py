@@ -81,6 +81,8 @@ def _web_part(status: str, told: Mapping[str, Any]) -> dict[str, Any]:
     """What an extension does in the page's process, and whether that is what the user wants by now."""
     kept = ("status", "reason", "detail", "hooks", "hook_seconds", "hook_calls", "import_seconds", "failures")
     part = {key: told[key] for key in kept}
+    if told["status"] not in {"on", "failed"}:  # why it does not run stands in the row itself, and may be over
+        part |= {"reason": "", "detail": ""}
     part["pending"] = (status in {"on", "failed"}) != (told["status"] in {"on", "failed"}) or bool(
         part["hooks"] and told["status"] == "off"  # its tabs are still there
     )

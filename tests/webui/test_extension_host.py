@@ -9,9 +9,12 @@ import pytest
 
 from backend.importing import LOOSE_PACKAGE
 from backend.plugins import Approvals
+from backend.request import GenerationRequest
 from tests.extending import approve_all, write_extension
-from tests.webui.running import running
+from tests.webui.running import FAKE_ENGINE, running, settings_for
+from webui.extension_host import ExtensionHost
 from webui.hook_calls import Deadlines
+from webui.studio import Studio
 
 HEAD = """
 import asyncio, os, sys, threading, time
@@ -143,7 +146,7 @@ def write(folder, sides):
     approve_all(folder / "extensions", Approvals(folder / "extensions.json"))
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def forget_modules():
     yield
     for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
@@ -269,12 +272,14 @@ def test_the_page_is_there_and_health_too(here):
 def test_a_job_that_was_passed_over_a_hundred_times_is_next(tmp_path):
     newest = "@hookimpl\ndef pick_next(jobs):\n    return jobs[-1].id"
     write(tmp_path, {"unfair": newest})
-    with running(tmp_path, extended=True) as here:
-        host = here.studio._host
-        jobs = [here.studio.store.get(here.submit(prompt=str(number))["id"]) for number in range(3)]
-        picks = [host.pick(jobs) for _ in range(101)]
-        assert picks[:-1] == [jobs[-1].id] * 100
-        assert picks[-1] == jobs[0].id
+    studio = Studio(settings_for(tmp_path), command=FAKE_ENGINE)  # not started: nobody else asks
+    host = ExtensionHost.load(studio)
+    jobs = [studio.store.submit(GenerationRequest(prompt=str(number))) for number in range(3)]
+    picks = [host.pick(jobs) for _ in range(101)]
+    host.close()
+    studio.store.close()
+    assert picks[:-1] == [jobs[-1].id] * 100
+    assert picks[-1] == jobs[0].id
 
 
 def test_without_extensions_none_is_imported(tmp_path):
@@ -288,10 +293,31 @@ def test_the_end_is_told_and_an_extension_that_does_not_return_from_it_delays_it
     parting = "@hookimpl\ndef on_shutdown(studio):\n    (studio.data_folder / 'parted').touch()"
     sleeping = "@hookimpl\ndef on_shutdown():\n    time.sleep(3600)"
     write(tmp_path, {"parting": parting, "sleeping": sleeping})
-    with running(tmp_path, extended=True, deadlines=Deadlines(close=1.0)) as here:
-        host = here.studio._host
-    assert (tmp_path / "extension-data" / "parting" / "parted").exists()
-    assert not list((tmp_path / ".hooks-running").glob("*"))
+    studio = Studio(settings_for(tmp_path), command=FAKE_ENGINE)
+    host = ExtensionHost.load(studio, Deadlines(queue=0.5, close=2.0))
     started = time.monotonic()
     host.close()
+    studio.store.close()
     assert time.monotonic() - started < 5
+    assert (tmp_path / "extension-data" / "parting" / "parted").exists()
+    assert not list((tmp_path / ".hooks-running").glob("*"))
+
+
+def test_what_is_switched_on_or_off_since_the_start_is_told(tmp_path):
+    write(tmp_path, {"good": GOOD})
+    write_extension(tmp_path / "extensions", "later", HEAD + GOOD, side="web")
+    with running(tmp_path, extended=True) as here:
+        for name, on in (("later", True), ("good", False)):
+            assert web(here, name)["pending"] is False
+            told = here.client.post(f"/api/v1/extensions/{name}", json={"on": on}).json()["told"]
+            assert told.endswith("What it has in the page follows when Easel is started again.")
+            assert (web(here, name)["pending"], web(here, name)["reason"]) == (True, "")
+        assert here.client.get("/ext/good/heard").status_code == 404
+
+
+def test_routes_ask_for_the_token_as_all_others(tmp_path):
+    write(tmp_path, {"good": GOOD})
+    with running(tmp_path, extended=True, token="a long secret") as here:
+        assert here.client.get("/ext/good/heard").status_code == 401
+        bearer = {"Authorization": "Bearer a long secret"}
+        assert here.client.get("/ext/good/heard", headers=bearer).json() == [["startup", "good"]]

@@ -25,7 +25,7 @@
   function webPart(row, note) {
     const web = row.web;
     if (!web) return [];
-    const troubled = !/^(Importing it took|Switched off)/.test(web.reason);
+    const troubled = !web.reason.startsWith("Importing it took");
     const spent = Object.values(web.hook_seconds).reduce((sum, each) => sum + each, 0);
     const told = [`imported in ${seconds(web.import_seconds)}`, `${seconds(spent)} in its hooks since Easel's start`];
     if (web.failures) told.push(`${web.failures} failure${web.failures === 1 ? "" : "s"}`);
