@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backend.errors import BadRequest, UserError
 from backend.parameters import Parameters, read_parameters
+from backend.plugins import ExtensionFailed
 
 #: What a hint shows; networks that know several kinds (ControlNet Union) are told which one it is.
 HintKind = Literal["pose", "depth", "soft edges", "lines", "normals", "segments", "tile", "repaint"]
@@ -79,7 +80,7 @@ class PreprocessorSpec:
             (3, H', W'), float32, -1 to 1, on the CPU.
         Raises:
             BadRequest: the options are not its own, or it wants a mask and there is none.
-            UserError: it returned no hint; it is named.
+            ExtensionFailed: it raised, or returned no hint; it is named.
         """
         if self.wants_mask and mask is None:
             raise BadRequest(
@@ -87,13 +88,26 @@ class PreprocessorSpec:
                 "Draw one on the inpaint tab, or choose another preprocessor.",
                 field="extensions",
             )
-        drawn: object = self.run(picture, self.read(options), mask)
+        drawn = self._drawn(picture, self.read(options), mask)
         is_hint = isinstance(drawn, Tensor) and drawn.ndim == 3 and drawn.shape[0] in (1, 3) and drawn.numel() > 0
         if not isinstance(drawn, Tensor) or not is_hint or not bool(drawn.isfinite().all()):
             said = f"a tensor of shape {list(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
-            raise UserError(
+            raise ExtensionFailed(
                 f"The preprocessor {self.label} returned {said}, no hint of finite numbers, (1 or 3, H, W).",
                 "Choose another preprocessor.",
                 field="extensions",
             )
         return drawn.float().cpu().clamp(-1, 1).expand(3, -1, -1).contiguous()
+
+    def _drawn(self, picture: Tensor, parameters: Parameters, mask: Tensor | None) -> object:
+        """What ``run`` gives for copies, so that it cannot change what others see; a failure is named as its own."""
+        try:
+            return self.run(picture.clone(), parameters, None if mask is None else mask.clone())
+        except UserError:
+            raise
+        except Exception as error:
+            raise ExtensionFailed(
+                f"The preprocessor {self.label} failed: {type(error).__name__}: {str(error)[:200]}.",
+                "Choose another preprocessor.",
+                field="extensions",
+            ) from error

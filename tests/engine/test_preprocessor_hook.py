@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from backend.engine.engine import Engine
-from backend.errors import UserError
-from backend.plugins import LOOSE_PACKAGE, Approvals
+from backend.plugins import LOOSE_PACKAGE, Approvals, ExtensionFailed
 from backend.settings import load_settings
 from tests.extending import approve_all, write_extension
 
@@ -29,7 +28,9 @@ def stripes(picture, parameters, mask):
 @hookimpl
 def register_preprocessors():
     broken = PreprocessorSpec("broken", "Broken", lambda picture, parameters, mask: picture * float("nan"))
-    return [PreprocessorSpec("stripes", "Stripes", stripes, Wide, shows="lines"), broken]
+    raising = PreprocessorSpec("raising", "Raising", lambda picture, parameters, mask: 1 / 0)
+    greedy = PreprocessorSpec("greedy", "Greedy", lambda picture, parameters, mask: picture.zero_())
+    return [PreprocessorSpec("stripes", "Stripes", stripes, Wide, shows="lines"), broken, raising, greedy]
 """
 CLASH = """
 from backend.api import *
@@ -64,5 +65,10 @@ def test_a_registered_preprocessor_runs_and_one_that_gives_no_hint_is_named(stri
     picture = torch.rand(3, 4, 8)
     spec = striped.extensions.preprocessors["stripes"]
     assert spec.hint(picture, {"width": 4})[:, 0].tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]] * 3
-    with pytest.raises(UserError, match="The preprocessor Broken returned a tensor of shape"):
+    with pytest.raises(ExtensionFailed, match="The preprocessor Broken returned a tensor of shape"):
         striped.extensions.preprocessors["broken"].hint(picture, {})
+    with pytest.raises(ExtensionFailed, match="The preprocessor Raising failed: ZeroDivisionError"):
+        striped.extensions.preprocessors["raising"].hint(picture, {})
+    before = picture.clone()
+    assert striped.extensions.preprocessors["greedy"].hint(picture, {}).max() == 0
+    assert torch.equal(picture, before)
