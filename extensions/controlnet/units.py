@@ -53,11 +53,14 @@ def unit_patches(unit: UnitParameters, label: str, job: JobView, model: ModelVie
     if unit.weight == 0 or (region is not None and not bool(region.any())):
         job.note(f"{label} changes nothing: its {'weight is 0' if unit.weight == 0 else 'region is empty'}.")
         return []
+    scope = Scope(start=unit.start, end=unit.end, region=None if region is None else region.to(model.device))
+    if not any(scope.acts_at(step, model.steps) for step in range(model.steps)):
+        job.note(f"{label} falls on none of the {model.steps} steps: set From earlier or To later.")
+        return []
     control = model.control(unit.network)
     strength = strength_of(unit.weight, unit.mode, is_adapter=control.info.kind == "T2I-Adapter")
     guide = model.guide(control, hint_of(unit, label, job, model.start, size), strength)
     compute = without_uncond(guide) if leaves_out_uncond(unit.mode) else everywhere(guide)
-    scope = Scope(start=unit.start, end=unit.end, region=None if region is None else region.to(model.device))
     return [Residuals(compute=compute, scope=scope, label=label)]
 
 

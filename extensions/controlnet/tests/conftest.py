@@ -19,6 +19,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     tiny_checkpoint(folder / "checkpoints" / "tiny-xl.safetensors", "sdxl")
     tiny_checkpoint(folder / "checkpoints" / "tiny-sd3.safetensors", "sd3")
     tiny_checkpoint(folder / "checkpoints" / "tiny-sd1.safetensors", "sd1")
+    tiny_checkpoint(folder / "checkpoints" / "tiny-refiner.safetensors", "sdxl_refiner")
     write_networks(folder / "controlnet")
     return Engine(load_settings(data_dir=folder, models_dir=folder, device="cpu", dtype="float32"))
 

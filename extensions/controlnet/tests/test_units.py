@@ -76,8 +76,9 @@ def test_a_unit_acts_from_its_start_to_its_end(engine, picture, checkpoint, netw
     early = pixels(engine, guided(checkpoint, network, picture, end=0.25, **steps))
     plain = pixels(engine, ask(checkpoint, steps=4))
     assert len({array.tobytes() for array in (whole, late, early, plain)}) == 4
-    past = pixels(engine, guided(checkpoint, network, picture, start=0.8, **steps))  # no step begins there
-    assert np.array_equal(past, plain)
+    past = engine.generate(guided(checkpoint, network, picture, start=0.8, **steps))  # no step begins there
+    assert np.array_equal(np.asarray(past.pictures[0].image), plain[0])
+    assert any("falls on none of the 4 steps" in note for note in past.notes)
 
 
 @pytest.mark.parametrize(("checkpoint", "network"), FIRST)
@@ -177,6 +178,14 @@ def test_a_union_network_is_told_by_the_preprocessor_or_the_unit(engine, picture
 def test_what_cannot_be_done_is_refused_by_name(engine, picture, values, error, said):
     with pytest.raises(error, match=f"(?s){said}"):
         engine.generate(guided("tiny-xl", "edges-xl", picture, **values))
+
+
+def test_a_refiner_is_not_guided_and_says_so(engine, picture):
+    refined = {"fields": {"refiner": "tiny-refiner", "refiner_switch": 0.5, "steps": 4}}
+    made = engine.generate(guided("tiny-xl", "edges-xl", picture, **refined))
+    assert any("ControlNet guides the checkpoint, not the refiner" in note for note in made.notes)
+    alone = pixels(engine, ask("tiny-xl", **refined["fields"]))
+    assert (np.asarray(made.pictures[0].image) != alone[0]).any()
 
 
 def test_a_resolution_other_than_the_pictures_is_the_preprocessors(engine, picture):
