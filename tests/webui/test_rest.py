@@ -360,3 +360,10 @@ def test_a_picture_outside_the_outputs_folder_is_never_served(here, tmp_path):
     for image in (outside, gone):
         for query in ("", "?thumb=1"):
             check_error(here.client.get(f"/api/v1/images/{image.id}{query}"), "not_found")
+
+
+def test_a_picture_tells_the_request_that_it_was_made_from(here):
+    job = here.wait(here.submit(prompt="asked for later")["id"])
+    told = here.client.get(f"{job['images'][0]['url']}/made").json()
+    assert told == {"image": job["images"][0], "request": job["request"]}
+    assert here.client.get("/api/v1/images/nobody/made").status_code == 404
