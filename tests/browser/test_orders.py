@@ -59,7 +59,8 @@ def test_words_are_filled_in_by_themselves_and_the_template_comes_back(here):
     here.page.wait_for_function("() => easel.store.read('panels').txt2img.dynamic_prompts.values.template")
     assert panel.get_by_label("Template", exact=True).input_value() == "a __animal__, {red|red}"
     assert panel.get_by_role("switch").count() == 0
-    assert here.value("txt2img_prompt") == text.split("\n")[0]
+    shown = "wanted => document.querySelector('#txt2img_prompt textarea').value === wanted"
+    here.page.wait_for_function(shown, arg=text.split("\n")[0])
     if panel.locator(".panel-body").is_hidden():
         panel.get_by_role("button", name="Dynamic prompts", exact=True).click()
     panel.get_by_role("button", name="Wildcards").click()
