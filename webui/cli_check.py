@@ -18,9 +18,10 @@ from webui.options import SentenceCommand, panel_values
 @click.command(cls=SentenceCommand)
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--set", "chosen", multiple=True, metavar="PANEL.FIELD=VALUE", help="A value that a panel needs.")
+@click.option("--prompt", default="a fox", help="Prompt of the jobs, for a panel that wants one of some form.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def check(context: click.Context, path: Path, chosen: tuple[str, ...], as_json: bool) -> None:
+def check(context: click.Context, path: Path, chosen: tuple[str, ...], prompt: str, as_json: bool) -> None:
     """Run the extension in PATH and report, line by line, whether it keeps what every extension promises.
 
     Manifest, import, hooks and names; values of panels through JSON, REST, metadata and older versions; jobs on a tiny
@@ -35,7 +36,7 @@ def check(context: click.Context, path: Path, chosen: tuple[str, ...], as_json: 
 
     told = panel_values(chosen, lambda picture: f"@{picture}")  # the check has a store of its own
     given = {name: stored["values"] for name, stored in told.items()}
-    report = conformance(path, values=given)
+    report = conformance(path, values=given, prompt=prompt)
     _tell(context, replace(report, findings=(*web, *report.findings)), as_json=as_json)
 
 

@@ -22,6 +22,7 @@ from backend.request import GenerationRequest
 from backend.testing.engines import CHECKPOINTS, ask, loaded, mask_bytes, picture_bytes, pixels
 
 Values = Mapping[str, Mapping[str, Any]]
+WITH_FILES = ("loras", "controlnet")  # folders of the tiny models that hold a file for each checkpoint, by its name
 _INPAINTED = (16, 16, 48, 48)
 
 
@@ -60,6 +61,7 @@ class Bench:
 
     Args:
         values: by panel, what its defaults cannot know: a file, words, a picture as "@PATH".
+        prompt: of its jobs.
         budget: seconds that one call of a hook may take.
     """
 
@@ -67,6 +69,7 @@ class Bench:
     engine: Engine
     plain: Engine
     values: Values = field(default_factory=dict)
+    prompt: str = "a fox"
     budget: float = 1.0
     _bytes: dict[GenerationRequest, bytes] = field(default_factory=dict, init=False)
 
@@ -115,7 +118,7 @@ class Bench:
     def cases(self) -> Iterator[Case]:
         """Everything of the extension that a job can ask for, on each family."""
         for checkpoint in CHECKPOINTS:
-            base = ask(checkpoint, steps=3)
+            base = ask(checkpoint, steps=3, prompt=self.prompt)
             for panel in self.own("register_panels", PanelSpec):
                 start = self._in_tab(base, panel)
                 chosen = {
@@ -128,17 +131,17 @@ class Bench:
                 yield Case(f"schedule {schedule.name}", (), base, replace(base, schedule=schedule.name, steps=4))
             for tag in self.tags:
                 if tag.folder == "loras":
-                    tagged = replace(base, prompt=f"a fox <{tag.name}:{checkpoint}:0.8>")
+                    tagged = replace(base, prompt=f"{self.prompt} <{tag.name}:{checkpoint}:0.8>")
                     yield Case(f"prompt tag {tag.name}", (), base, tagged)
 
     def values_of(self, panel: PanelSpec, checkpoint: str) -> dict[str, Any]:
-        """What was given for the panel over its defaults, with a picture or LoRA where it wants one, as JSON."""
+        """What was given for the panel over its defaults, with a picture or file where it wants one, as JSON."""
         values = panel.parameters().model_dump(mode="json")
         for name, schema in panel.parameters.model_json_schema().get("properties", {}).items():
             if "picture" in schema:
                 picture = mask_bytes(_INPAINTED) if schema["picture"] == "mask" else picture_bytes()
                 values[name] = self._stored(picture)
-            elif schema.get("folder") == "loras":
+            elif schema.get("folder") in WITH_FILES:
                 values[name] = checkpoint
         for name, given in self.values.get(panel.name, {}).items():
             is_path = isinstance(given, str) and given.startswith("@")

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from backend.errors import UserError
 from backend.importing import LOOSE_PACKAGE
@@ -17,16 +18,32 @@ from backend.testing.findings import Finding, Report
 from backend.testing.jobs import check_jobs, check_presence, check_times
 
 HOOK_BUDGET = 1.0  # seconds
+
+
+class Asked(NamedTuple):
+    """What ``Bench`` is told of the jobs to run."""
+
+    values: Values
+    prompt: str
+    budget: float
+
+
 CHECKS = (check_import, check_panels, check_preprocessors, check_presence, check_jobs, check_times)
 
 
 def conformance(
-    home: Path, *, values: Values | None = None, models: Path | None = None, budget: float = HOOK_BUDGET
+    home: Path,
+    *,
+    values: Values | None = None,
+    prompt: str = "a fox",
+    models: Path | None = None,
+    budget: float = HOOK_BUDGET,
 ) -> Report:
     """Everything that every extension promises, tried on the one in the folder ``home``; its code runs here.
 
     Args:
         values: of its panels, by panel and field, where defaults are not enough (a file, a picture).
+        prompt: of its jobs, where it must say something.
         budget: seconds that one call of a hook may take on the tiny models.
         models: a folder of ``write_tiny_models``; None: one is written and removed again.
     """
@@ -34,10 +51,10 @@ def conformance(
     with tempfile.TemporaryDirectory(prefix="easel-check-", ignore_cleanup_errors=True) as scratch:
         data = Path(scratch)
         models = models or write_tiny_models(data / "models")
-        return Report(home.name, tuple(_findings(home, data, models, values or {}, budget)))
+        return Report(home.name, tuple(_findings(home, data, models, Asked(values or {}, prompt, budget))))
 
 
-def _findings(home: Path, data: Path, models: Path, values: Values, budget: float) -> Iterator[Finding]:
+def _findings(home: Path, data: Path, models: Path, asked: Asked) -> Iterator[Finding]:
     try:
         read_manifest(home)
         engine = tiny_engine(data / "with", models, home)
@@ -45,7 +62,7 @@ def _findings(home: Path, data: Path, models: Path, values: Values, budget: floa
         yield Finding("manifest", "it can be read, and its name is free", "fail", str(error))
         return
     yield Finding("manifest", "it can be read, and its name is free", "pass")
-    bench = Bench(home, engine, tiny_engine(data / "without", models), values, budget)
+    bench = Bench(home, engine, tiny_engine(data / "without", models), *asked)
     try:
         for check in CHECKS:
             yield from check(bench)

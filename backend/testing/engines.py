@@ -21,19 +21,22 @@ from backend.plugins import Approvals, Extension
 from backend.request import GenerationRequest
 from backend.settings import Settings, load_settings
 from backend.testing.checkpoints import tiny_checkpoint, tiny_modules
+from backend.testing.control import write_tiny_control
 
 SIZE = 64  # pixels a side of the pictures that tests ask for
-#: The checkpoints of the tiny models folder and their families; each has a LoRA of its name.
+#: The checkpoints of the tiny models folder and their families; each has a LoRA and a ControlNet of its name.
 CHECKPOINTS: Mapping[str, Family] = {"tiny-xl": "sdxl", "tiny-sd3": "sd3"}
 
 
 def write_tiny_models(folder: Path) -> Path:
-    """A models folder with an SDXL-style and an SD3.5-style checkpoint and a LoRA for each (15 MB)."""
+    """A models folder with an SDXL-style and an SD3.5-style checkpoint, and a LoRA and a ControlNet for each."""
     for name, family in CHECKPOINTS.items():
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / "loras").mkdir(exist_ok=True)
+        (folder / "controlnet").mkdir(exist_ok=True)
         tiny_checkpoint(folder / "checkpoints" / f"{name}.safetensors", family)
         write_tensors(folder / "loras" / f"{name}.safetensors", _lora(family), {})
+        write_tiny_control(folder / "controlnet" / f"{name}.safetensors", family)
     return folder
 
 

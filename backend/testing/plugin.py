@@ -24,7 +24,7 @@ MANIFEST = "extension.toml"
 
 @pytest.fixture(scope="session")
 def easel_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with the checkpoints "tiny-xl" (SDXL-style) and "tiny-sd3" (SD3.5-style) and a LoRA for each."""
+    """A models folder: checkpoints "tiny-xl" (SDXL-style) and "tiny-sd3" (SD3.5-style), with LoRA and ControlNet."""
     from backend.testing.engines import write_tiny_models
 
     return write_tiny_models(tmp_path_factory.mktemp("easel-models"))
@@ -92,7 +92,7 @@ def easel_conformance(easel_home: Path, easel_models: Path) -> Callable[..., Rep
     """``easel_conformance(values=...).assert_passed()``: what ``easel extension check`` looks at."""
     from backend.testing.conformance import conformance
 
-    def check(values: Values | None = None) -> Report:
-        return conformance(easel_home, values=values, models=easel_models)
+    def check(values: Values | None = None, prompt: str = "a fox") -> Report:
+        return conformance(easel_home, values=values, prompt=prompt, models=easel_models)
 
     return check

@@ -5,38 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig, T2IAdapterConfig
+from backend.formats.control_configs import MMDiTControlConfig, T2IAdapterConfig
+from backend.testing.control import CHAINED, CONTROLNET, HINT_WIDTHS, in_stability_naming
 from tests import builders
 
-HINT_WIDTHS = (16, 16, 32, 32, 96, 96, 256)
-CONTROLNET = ControlNetConfig(replace(builders.TINY_UNET, depth_out=()), 3, HINT_WIDTHS)
+__all__ = ["CHAINED", "CONTROLNET", "HINT_WIDTHS", "in_stability_naming"]
+
 UNION = replace(CONTROLNET, tasks=6, task_layers=1)
 T2I_XL = T2IAdapterConfig((32, 64, 64, 64), 16, 3, 2, (2,), is_light=False, kernel=1)
 T2I_SD1 = T2IAdapterConfig((32, 64, 64, 64), 8, 3, 2, (1, 2, 3), is_light=False, kernel=1)
 T2I_LIGHT = T2IAdapterConfig((32, 64, 64, 64), 8, 3, 4, (1, 2, 3), is_light=True, kernel=3)
 JOINT = MMDiTControlConfig(replace(builders.TINY_MMDIT_X, depth=2), 16, "joint")
-CHAINED = MMDiTControlConfig(replace(builders.TINY_MMDIT, depth=2, context_dim=0, pos_embed_side=0), 16, "chained")
 PARALLEL = MMDiTControlConfig(replace(CHAINED.mmdit, pooled_dim=128), 16, "parallel")
-
-_THEIR_EMBEDDERS = {
-    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
-    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
-    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
-    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
-    "x_embedder.proj": "pos_embed.proj",
-}
-
-
-def in_stability_naming(expected: nn.Module) -> dict[str, Tensor]:
-    """Its tensors as Stability's files for SD3.5 name them, of a network for edges."""
-    state = {}
-    for key, tensor in expected.state_dict().items():
-        layer, _, kind = key.rpartition(".")
-        state[f"{_THEIR_EMBEDDERS.get(layer, layer)}.{kind}"] = tensor
-    return state | {"control_type": torch.tensor(1, dtype=torch.int32)}
 
 
 def diffusers_controlnet(*, union: bool = False, **options: Any) -> Any:

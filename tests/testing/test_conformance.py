@@ -119,8 +119,15 @@ def test_a_name_that_is_taken_is_said_before_anything_runs(tmp_path, easel_model
     assert "is there twice" in found[0].reason
 
 
-def test_what_ships_for_soft_inpainting_passes(easel_models):
-    conformance(ROOT / "extensions" / "soft_inpainting", models=easel_models).assert_passed()
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [("soft_inpainting", "a"), ("controlnet", "a"), ("sweep", "a"), ("regions", "a BREAK b BREAK c BREAK d")],
+)
+def test_what_ships_passes_with_pictures_networks_and_prompts_given(easel_models, name, prompt):
+    report = conformance(ROOT / "extensions" / name, models=easel_models, prompt=prompt)
+    report.assert_passed()
+    not_applicable = {each.claim for each in report.findings if each.outcome == "not applicable"}
+    assert not_applicable <= {"older values are migrated"}
 
 
 def test_the_plugin_is_found_where_easel_is_installed():
