@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from backend.engine.job import Job
+from backend.engine.model_view import named_networks
 from backend.engine.plan import activation_bytes, make_plan
 from backend.engine.shares import Share, branches_at_once, guidance_of
 from backend.errors import ModelUnsupported
@@ -27,6 +28,7 @@ def plan_of(engine: Engine, job: Job, shares: Sequence[Share], steps: int) -> Pl
         for part in each.family.text_parts(each.info, each.request)
     ]
     parts += [engine.manager.key(share.job.info, "denoiser") for share in shares]
+    parts += named_networks(engine, job)
     parts.append(engine.manager.key(vae_info, "vae"))
     vae_config = job.vae.config if job.vae else info.vae
     if vae_config is None:

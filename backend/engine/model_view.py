@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -15,13 +16,15 @@ from backend.control.fit import check_fits
 from backend.control.guide import Guide, HintPicture, Strength
 from backend.control.load import Control, load_control
 from backend.engine import pipeline
-from backend.errors import ModelUnsupported
+from backend.engine.models import PartKey
+from backend.errors import ModelUnsupported, UserError
 from backend.extending import ModelView
 from backend.formats.configs import Part
 from backend.formats.control_configs import ControlInfo
 from backend.formats.reader import read_header
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
+from backend.records.panels import references
 from backend.records.places import folder_named
 
 if TYPE_CHECKING:
@@ -72,17 +75,33 @@ def _control(engine: Engine, job: Job, name: str) -> Control:
             field="extensions",
         )
     told: list[Control] = []
-    kind = f"control for {job.info.path}" if info.weights != "whole" else "control"
 
     def load() -> nn.Module:
         told.append(_loaded(engine, job, info))
         return told[0].network
 
-    network = engine.manager.network(info.path, kind, load)
+    own = [engine.manager.key(job.info, DENOISER)]
+    network = engine.manager.network(info.path, _kind(info, job), load, beside=own)
     if not told:  # it was in memory: what its file says of the hint is kept beside it
         return cast("Control", network.easel_control)
     network.easel_control = told[0]  # type: ignore[assignment]  # a plain attribute
     return told[0]
+
+
+def _kind(info: ControlInfo, job: Job) -> str:
+    """What tells networks of one file apart: those that are laid over a checkpoint's weights are its own."""
+    return "control" if info.weights == "whole" else f"control for {job.info.path}"
+
+
+def named_networks(engine: Engine, job: Job) -> list[PartKey]:
+    """Guidance networks that the panels of a job name, as parts; what cannot be used is told where it is asked for."""
+    found: list[PartKey] = []
+    for kind, folder, name in references(job.request, engine.registry):
+        if (kind, folder) == ("folder", "controlnet"):
+            with suppress(UserError):
+                info = engine.catalog.control(name)
+                found.append(engine.manager.network_key(info.path, _kind(info, job)))
+    return list(dict.fromkeys(found))
 
 
 def _loaded(engine: Engine, job: Job, info: ControlInfo) -> Control:

@@ -151,17 +151,25 @@ class ModelManager:
             resident.patched.use(adapters)
         return resident.module
 
-    def network(self, path: Path, kind: str, load: Callable[[], nn.Module]) -> nn.Module:
+    @staticmethod
+    def network_key(path: Path, kind: str) -> PartKey:
+        """The identity of a network of a file beside a checkpoint's; ``kind``: how the file is read."""
+        stat = path.stat()
+        return PartKey(((path, stat.st_size, stat.st_mtime_ns),), kind, "network", path.name, stat.st_size)
+
+    def network(
+        self, path: Path, kind: str, load: Callable[[], nn.Module], beside: Sequence[PartKey] = ()
+    ) -> nn.Module:
         """A network beside the checkpoint's own, from memory or as ``load`` makes it; others leave if they must.
 
         Args:
             kind: who made it of the file, since one file may be read in several ways.
+            beside: parts that it works with, which stay.
         """
-        stat = path.stat()
-        key = PartKey(((path, stat.st_size, stat.st_mtime_ns),), kind, "network", path.name, stat.st_size)
+        key = self.network_key(path, kind)
         resident = self._residents.get(key)
         if resident is None:
-            self.drop(self.leaving([key]))
+            self.drop(self.leaving([key, *beside]))
             self.drop([k for k in self._residents if k.replaced_by(key)])
             with torch.inference_mode(False):
                 module = load().to(device=self.policy.device)
