@@ -17,6 +17,7 @@ from webui.options import SentenceCommand, settings_from, settings_options
 
 if TYPE_CHECKING:
     from backend.engine.bench import BenchReport
+    from backend.engine.bench_hooks import HookFigures
     from backend.engine.bench_peer import PeerFigures
 
 SETTINGS = (
@@ -41,8 +42,9 @@ TITLE_WIDTH = 34
 @click.option("--start-up/--no-start-up", "start_up", default=True, help="Also start a page and time it.")
 @click.option(
     "--against",
-    type=click.Choice(["diffusers"]),
-    help="Also time a small SDXL U-Net against this program's, same random weights, in turns.",
+    type=click.Choice(["diffusers", "no-extensions"]),
+    help="Also time, in turns: a small SDXL U-Net against this program's, same random weights; or the checkpoint with "
+    "every extension that is installed, asked for nothing, against it with none.",
 )
 @click.option("--rounds", type=click.IntRange(1, 1000), default=7, help="Rounds of --against. [default: 7]")
 @click.option(
@@ -89,17 +91,23 @@ def bench(
     from backend.engine.bench_peer import compare, require_diffusers
     from backend.engine.engine import Engine
 
-    if against:
+    if against == "diffusers":
         require_diffusers()
     engine = Engine(settings)
     _tell("Measuring the checkpoint ...")
     report = run_bench(engine, request, seconds=seconds, steps=steps)
     if page:
         report = replace(report, start_up=StartUp(*page))
-    if against:
+    if against == "diffusers":
         _tell("Measuring against diffusers ...")
         engine.manager.drop_all()
         report = replace(report, peer=compare(rounds=rounds, device=engine.policy.device))
+    if against == "no-extensions":
+        from backend.engine.bench_hooks import compare_hooks
+
+        _tell("Measuring against no extensions ...")
+        engine.manager.drop_all()
+        report = replace(report, hooks=compare_hooks(settings, request, rounds=rounds))
     click.echo(json.dumps(report_to_json(report), indent=1) if as_json else "\n".join(report_lines(report)))
 
 
@@ -141,7 +149,8 @@ def report_lines(report: BenchReport) -> list[str]:
     if report.start_up:
         rows.append(("Start to the server's answer", _time(report.start_up.health_seconds)))
         rows.append(("Start to the whole page", _time(report.start_up.page_seconds)))
-    return _table(rows) + (peer_lines(report.peer) if report.peer else [])
+    beside = [*(peer_lines(report.peer) if report.peer else ()), *(hook_lines(report.hooks) if report.hooks else ())]
+    return _table(rows) + beside
 
 
 def peer_lines(peer: PeerFigures) -> list[str]:
@@ -154,6 +163,19 @@ def peer_lines(peer: PeerFigures) -> list[str]:
         (f"Guided step, {peer.peer}", _time(peer.peer_seconds)),
         ("Easel's time by the other's", f"{peer.ratio:.3f}"),
         ("Noise: Easel against itself", f"+-{peer.noise:.1%}"),
+    ])]  # fmt: skip
+
+
+def hook_lines(hooks: HookFigures) -> list[str]:
+    """The cost of idle extensions, with the noise beside it."""
+    what = f"{hooks.checkpoint}, {hooks.extensions} extensions that are asked for nothing, {hooks.rounds} rounds"
+    return ["", *_table([
+        ("Against no extensions", what),
+        ("Step with them", _time(hooks.with_seconds)),
+        ("Step without", _time(hooks.without_seconds)),
+        ("Time with them by time without", f"{hooks.ratio:.4f}"),
+        ("Noise: without against itself", f"+-{hooks.noise:.2%}"),
+        ("Pictures", "the same to the byte" if hooks.same_bytes else "different"),
     ])]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
+from backend.engine.bench_hooks import HookFigures
 from backend.engine.bench_memory import Memory, PeakMemory
 from backend.engine.bench_peer import PeerFigures
 from backend.engine.device import dtype_name
@@ -105,6 +106,7 @@ class BenchReport:
     memory: Memory
     start_up: StartUp | None = None
     peer: PeerFigures | None = None
+    hooks: HookFigures | None = None
 
 
 def report_to_json(report: BenchReport) -> dict[str, Any]:

@@ -12,16 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backend.engine import bench_peer
 from backend.engine.bench import BenchReport, StartUp, report_from_json, report_to_json, run_bench, step_flops
+from backend.engine.bench_hooks import compare_hooks
 from backend.engine.bench_peer import PeerFigures, compare, peer_unet
 from backend.engine.engine import Engine
 from backend.errors import BadRequest, Internal, NotFound
 from backend.formats.configs import UNetConfig
 from backend.formats.full_size import FullSize
+from backend.nn.unet import UNet
 from backend.request import GenerationRequest
 from backend.settings import load_settings
 from tests import builders
 from tests.checkpoints import tiny
-from webui.cli_bench import report_lines
+from webui.cli_bench import hook_lines, report_lines
 
 SMALL = GenerationRequest(width=64, height=64)
 SMALL_SDXL = FullSize(
@@ -158,7 +160,7 @@ def test_without_diffusers_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_mini_u_net_is_speed_md_s():
     with torch.device("meta"):
-        network = builders.UNet(bench_peer.MINI)
+        network = UNet(bench_peer.MINI)
     assert sum(parameter.numel() for parameter in network.parameters()) == 158_058_244
 
 
@@ -182,3 +184,12 @@ def test_a_full_size_model_is_measured_in_both_modes_and_its_file_deleted(
     assert reports["on"].weight_bytes < 0.7 * reports["off"].weight_bytes
     assert not (tmp_path / "full-size").exists()
     assert len(told) == 3
+
+
+def test_idle_extensions_are_measured_against_none_and_change_no_byte(engine: Engine):
+    figures = compare_hooks(engine.settings, GenerationRequest(checkpoint="tiny-xl", width=64, height=64), rounds=1)
+    assert figures.same_bytes
+    assert figures.extensions >= 10
+    assert figures.ratio == figures.with_seconds / figures.without_seconds
+    lines = hook_lines(figures)
+    assert any("the same to the byte" in line for line in lines)
