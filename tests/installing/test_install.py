@@ -21,6 +21,7 @@ from backend.plugins import Approvals, Plugins
 from backend.records.folders import WORK, recover_folders
 from tests.extending import MANIFEST, write_extension
 from tests.installing.packages import write_sdist, write_wheel
+from webui import hookspecs as web_hookspecs
 from webui.commands import easel
 
 ROOT = Path(__file__).parents[2]
@@ -281,6 +282,17 @@ def test_a_missing_dependency_is_told_with_what_to_do(place):
     write_wheel(place.links, "libfoo", "1.0")
     assert place.run("install", str(home), "--enable").exit_code == 0  # where it lies
     assert place.load().extensions["alpha"].module is not None
+
+
+def test_the_web_process_has_an_extensions_packages_too(place):
+    write_wheel(place.links, "libfoo", "1.0")
+    code = "import libfoo\nfrom webui.api import hookimpl\n\n@hookimpl\ndef on_shutdown(): ...\n"
+    assert place.run("install", str(place.source("alpha", "libfoo", code=code, side="web")), "--enable").exit_code == 0
+    plugins = Plugins(web_hookspecs, "web")
+    plugins.load(place.data / "none", [place.extensions], Approvals(place.data / "extensions.json"), place.data / ".i")
+    loaded = plugins.extensions["alpha"]
+    assert (loaded.status, loaded.hooks, loaded.module.libfoo.version) == ("on", ("on_shutdown",), "1.0"), loaded.reason
+    assert place.load().extensions["alpha"].module is None  # it has nothing for the engine
 
 
 def test_only_what_was_installed_is_removed(place, tmp_path):
