@@ -131,10 +131,12 @@ def _generate(
     logging.basicConfig(level=logging.WARNING, format="easel: %(message)s")
     from backend.engine.engine import Engine
     from backend.records.outputs import Outputs
+    from backend.records.panels import panels_of, with_texts
 
     engine = Engine(settings)
     with _progress() as on_event, _place(settings, output) as folder:
         outputs = Outputs(folder, quality=settings.jpeg_quality)
+        request = with_texts(request, panels_of(engine.registry))
         result = engine.generate(request, on_event, cancel=cancel, outputs=outputs)
         paths = [picture.path for picture in result.pictures if picture.path is not None]
         return paths if output is None else _move(paths, output)

@@ -5,7 +5,9 @@ What a JSON Schema cannot express is checked in the engine, before the job's fir
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
@@ -58,6 +60,21 @@ def action_seconds(registry: Registry, panel: str, name: str) -> float:
     if name not in actions:
         raise NotFound(unknown_name(f"{panels[panel]['label']}: action", name, actions))
     return float(actions[name]["seconds"])
+
+
+def with_texts(request: GenerationRequest, panels: Mapping[str, Mapping[str, Any]]) -> GenerationRequest:
+    """The request with numbers as text where a field holds text: a command line cannot tell 10 from "10"."""
+    changed: dict[str, Any] = {}
+    for name, stored in request.extensions.items():
+        known = panels[name]["schema"].get("properties", {}) if name in panels else {}
+        values = {
+            field: json.dumps(value)
+            if isinstance(value, int | float) and known.get(field, {}).get("type") == "string"
+            else value
+            for field, value in stored.get("values", {}).items()
+        }
+        changed[name] = {**stored, "values": values}
+    return replace(request, extensions=changed) if changed else request
 
 
 def references(request: GenerationRequest, registry: Registry) -> Iterator[tuple[str, str, str]]:

@@ -40,7 +40,7 @@ def test_its_help_imports_neither_gradio_nor_torch():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--against", "fooocus"], "'fooocus' is not 'diffusers'"),
+        (["--against", "fooocus"], "'fooocus' is not one of 'diffusers', 'no-extensions'"),
         (["--width", "7"], "easel: Width (width) is 7, which cannot be used."),
         (["--rounds", "0"], "0 is not in the range"),
         (["--threads", "-1"], "easel: Setting threads is '-1'"),
