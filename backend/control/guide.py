@@ -87,7 +87,10 @@ class Guide:
             )
         else:
             height, width = hint.picture.shape[-2] // 8, hint.picture.shape[-1] // 8
-            self._hint = pixel_hint(self._config, hint.picture, height, width)
+            # -1 is what ControlNets for inpainting were trained on; Union networks and adapters know black
+            is_plain = isinstance(control.network, ControlNet)
+            picture = hint.picture if is_plain else hint.picture.clamp(0, 1)
+            self._hint = pixel_hint(self._config, picture, height, width)
 
     def __call__(self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor | None) -> Residual:
         """What is added to the main network in this call, each residual times its strength.

@@ -96,6 +96,14 @@ def test_a_union_network_is_told_what_the_hint_shows():
     assert guide_of(replace(tiny.UNION, tasks=8), shows="repaint")
 
 
+def test_minus_one_is_for_plain_controlnets_alone():
+    holed = torch.where(torch.arange(64) < 20, -1.0, PICTURE)
+    for config, least in ((tiny.CONTROLNET, -1.0), (tiny.UNION, 0.0), (tiny.T2I_XL, 0.0)):
+        hint = HintPicture(holed, "lines")
+        guide = Guide(control_of(config), builders.tiny_unet(), hint, encode=squeeze, constants=SD3_LATENT)
+        assert guide._hint.min() == least
+
+
 def test_an_adapter_runs_once_a_job(monkeypatch):
     guide = guide_of(tiny.T2I_XL)
     calls = []

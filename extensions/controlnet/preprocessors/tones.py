@@ -44,7 +44,7 @@ class InpaintParameters(Parameters):
     fill: Literal["minus one", "black", "white", "grey"] = choice(
         "minus one",
         label="Under the mask",
-        help="Minus one: ControlNets for inpainting. Black: Union ProMax. The network's description says which.",
+        help="Minus one is for ControlNets for inpainting; Union networks, T2I-Adapters and SD3.5's see black.",
     )
 
 
