@@ -1,32 +1,59 @@
-"""What panels' values name, and how a command line's values become theirs."""
+"""Values of panels against the registry document alone: names of registries, and the options of what they name."""
 
 from __future__ import annotations
 
-from backend.records.panels import references, with_texts
-from backend.request import GenerationRequest, request_to_json
+import pytest
 
-SCHEMA = {
-    "properties": {
-        "words": {"type": "string"},
-        "scale": {"type": "number"},
-        "picture": {"type": "string", "picture": "mask"},
-        "net": {"type": "string", "folder": "controlnet"},
-    }
+from backend.errors import BadRequest
+from backend.parameters import Options, Parameters, options, registered, whole
+from backend.records.panels import check_panels
+from backend.request import GenerationRequest
+
+
+class Blur(Parameters):
+    radius: int = whole(3, low=1, high=9, label="Radius")
+
+
+class Unit(Parameters):
+    preprocessor: str = registered("none", "preprocessors", label="Preprocessor")
+    settings: Options = options("preprocessor", label="Its settings")
+
+
+REGISTRY = {
+    "panels": [
+        {"name": "unit", "label": "Unit", "families": [], "version": 1, "schema": Unit.model_json_schema()},
+    ],
+    "preprocessors": [
+        {"name": "none", "label": "None", "version": 1, "schema": {"type": "object", "properties": {}}},
+        {"name": "blur", "label": "Blur", "version": 1, "schema": Blur.model_json_schema()},
+    ],
 }
-PANEL = {"name": "p", "label": "P", "families": [], "version": 1, "schema": SCHEMA}
 
 
-def request(**values: object) -> GenerationRequest:
-    return GenerationRequest(extensions={"p": {"version": 1, "values": values}})
+def check(**values: object) -> None:
+    request = GenerationRequest(prompt="a fox", extensions={"unit": {"version": 1, "values": values}})
+    check_panels(request, "sdxl", REGISTRY)
 
 
-def test_a_number_for_a_text_becomes_text_and_others_stay():
-    changed = with_texts(request(words=10, scale=2), {"p": PANEL})
-    assert request_to_json(changed)["extensions"]["p"]["values"] == {"words": "10", "scale": 2}
-    assert with_texts(GenerationRequest(), {"p": PANEL}) == GenerationRequest()
+def test_a_registered_name_and_its_options_are_accepted():
+    check()
+    check(preprocessor="blur", settings={"radius": 4})
+    check(preprocessor="blur", settings={"radius": 4, "version": 1})
+    check(preprocessor="blur", settings={"radius": 99, "version": 0})  # an older version's: the engine migrates them
+    assert Unit(preprocessor="blur", settings={"radius": 4}).settings == {"radius": 4}
 
 
-def test_pictures_and_files_that_values_name_are_told():
-    named = list(references(request(picture="a" * 64, net="canny", words="x"), {"panels": [PANEL]}))
-    assert named == [("picture", "mask", "a" * 64), ("folder", "controlnet", "canny")]
-    assert not list(references(request(picture="", net=""), {"panels": [PANEL]}))
+def test_an_unknown_name_is_refused_with_the_near_one():
+    with pytest.raises(BadRequest, match=r"(?s)Preprocessor.*'blurr'.*blur"):
+        check(preprocessor="blurr")
+
+
+def test_options_of_what_is_chosen_are_checked_by_its_schema():
+    with pytest.raises(BadRequest, match="Unit: Blur: field 'radios'"):
+        check(preprocessor="blur", settings={"radios": 4})
+    with pytest.raises(BadRequest, match=r"Unit: Blur: Radius \(radius\) is '10'"):
+        check(preprocessor="blur", settings={"radius": 10})
+    with pytest.raises(BadRequest, match="Unit: None: field 'radius'"):
+        check(settings={"radius": 4})
+    with pytest.raises(BadRequest, match="Its settings"):
+        check(settings={"radius": [4]})
