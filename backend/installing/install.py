@@ -21,7 +21,7 @@ from backend.manifest import (
     read_manifest,
 )
 from backend.records.folders import put_in_place, take_away, workshop
-from backend.requirements import SITE, Pin, environment_pins, missing, needed, site_pins
+from backend.requirements import SITE, Pin, environment_pins, missing, needed, read_requirement, site_pins
 from backend.settings import Settings
 
 Tell = Callable[[str], None]
@@ -96,15 +96,16 @@ def remove_extension(settings: Settings, name: str) -> Path:
 
 def _build_package(settings: Settings, package: Package, room: Path, tell: Tell) -> tuple[Path, Manifest]:
     """The folder of an extension that is a Python package: all of it lies in ``site-packages``, found by its name."""
+    environment = environment_pins()
+    named = read_requirement(package.requirement)
+    if named is not None and (there := environment.get(canonicalize_name(named.name))):
+        raise _in_environment(f"{there.name} {there.version}")
     tell(f"Looking for {Path(package.requirement).name} and what it needs.")
     site = room / "package" / SITE
-    planned = resolve([package.requirement], environment_pins(), Path(package.requirement).name, room)
+    planned = resolve([package.requirement], environment, Path(package.requirement).name, room)
     asked = next((each for each in planned if each.is_asked), None)
     if asked is None:
-        raise InstallRefused(
-            f"{package.requirement} is in Easel's environment already.",
-            "If it is an extension, easel extension list names it; approve it there.",
-        )
+        raise _in_environment(package.requirement)
     install([asked], site)
     folder = packaged_folder(site, asked.name)
     manifest = read_manifest(folder)
@@ -115,6 +116,13 @@ def _build_package(settings: Settings, package: Package, room: Path, tell: Tell)
     home = room / "new" / manifest.name
     site.parent.rename(home)
     return home, manifest
+
+
+def _in_environment(what: str) -> InstallRefused:
+    return InstallRefused(
+        f"{what} is in Easel's environment already.",
+        "If it is an extension, easel extension list names it; approve it there.",
+    )
 
 
 def _check(settings: Settings, manifest: Manifest) -> None:

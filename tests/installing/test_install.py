@@ -253,7 +253,7 @@ def test_what_is_no_extension_is_refused_with_the_reason(place):
         str(place.work / "nowhere" / "x"): "is no file, no folder and no name of a package",
         "not-there-at-all": "No matching distribution found for not-there-at-all",
         str(write_wheel(place.work, "libfoo", "1.0")): "The package libfoo is no extension of Easel",
-        "pillow": "pillow is in Easel's environment already",
+        "pillow<3": "pillow 12",
     }
     broken = place.work / "broken"
     broken.mkdir()
