@@ -8,16 +8,17 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from backend.errors import BadRequest, DiskFull, NotFound
-from backend.records.images import Inputs
-from backend.records.resolve import resolve
 from backend.request import parse_request
 from backend.settings import Settings
 from webui.options import PICTURES, SentenceCommand, panel_values, request_options, settings_from, settings_options
+
+if TYPE_CHECKING:
+    from backend.records.images import Inputs
 
 SETTINGS = ("data_dir", "models_dir", "models_from", "extensions_dir", "device", "dtype", "threads")
 
@@ -45,6 +46,8 @@ def _pressed(
     logging.basicConfig(level=logging.WARNING, format="easel: %(message)s")
     from backend.engine.actions import run_action
     from backend.engine.engine import Engine
+    from backend.records.images import Inputs
+    from backend.records.resolve import resolve
 
     inputs = Inputs(settings.inputs_dir)
     fields = {field: value for field, value in given.items() if value is not None and value != ()}
