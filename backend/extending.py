@@ -253,6 +253,11 @@ class ModelView:
         control: the guidance network of a file of models/controlnet, ready to be called; raises as ``own_network``, and
             ``ModelUnsupported`` where it is for another family.
         own_network: loads a network of the extension's own.
+        files: ``files(folder)``, the names of the files of models/``folder`` that can be used there.
+        shapes: ``shapes(folder, file)``, of that file's tensors by key, from its header; raises as ``own_network``.
+        weight: ``weight(name)``, a tensor of the denoiser by its published key without ``model.diffusion_model.``
+            (``joint_blocks.0.x_block.attn.ln_q.weight``), as it acts at that moment; not to be written to. Raises
+            ``NotFound``.
         guide: ``guide(control, hint, strength)``, that network with a hint, for this model: what a ``Residuals`` patch
             asks; ``strength(number, count)`` says how much each of its residuals counts, the first block's being 0.
             Raises ``BadRequest`` where the two do not fit each other, or the hint is not one that it can use.
@@ -270,6 +275,9 @@ class ModelView:
     control: Callable[[str], Control]
     own_network: OwnNetwork
     guide: Callable[[Control, HintPicture, Strength], Guide]
+    files: Callable[[str], Sequence[str]]
+    shapes: Callable[[str, str], Mapping[str, tuple[int, ...]]]
+    weight: Callable[[str], Tensor]
     start: StartPicture | None = None
 
     @property

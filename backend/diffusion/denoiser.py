@@ -309,6 +309,7 @@ class GuidedDenoiser:
             text_tokens=max(branch.prompt.tokens for branch in branches),
             conditioning=tuple(branch.prompt for branch in branches),
             adapters=branches[0].acting,
+            negative=tuple(branch.way.is_negative for branch in branches),
             aside=self._is_aside,
         )
         patched = Patched(self._patches.on_branch(names[0], self.step, self.steps), call)

@@ -91,6 +91,7 @@ class Call:
             what a patch keeps from step to step can tell AND-joined prompts and ``[a|b]`` apart.
         adapters: numbers of those adapters with a step window or region that are in the weights. What a patch remembers
             of a call holds for calls of the same branches with the same adapters.
+        negative: of each branch, whether it reads the negative prompt.
         aside: the latent is not the step's but one that a patch asks about (``Outputs.evaluate``).
     """
 
@@ -104,6 +105,7 @@ class Call:
     text_tokens: int
     conditioning: tuple[Conditioning, ...] = ()
     adapters: frozenset[int] = frozenset()
+    negative: tuple[bool, ...] = ()
     aside: bool = False
 
 

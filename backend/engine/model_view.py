@@ -17,12 +17,13 @@ from backend.control.guide import Guide, HintPicture, Strength
 from backend.control.load import Control, load_control
 from backend.engine import pipeline
 from backend.engine.models import PartKey
-from backend.errors import ModelUnsupported, UserError
+from backend.errors import ModelUnsupported, NotFound, UserError, unknown_name
 from backend.extending import ModelView
 from backend.formats.configs import Part
 from backend.formats.control_configs import ControlInfo
 from backend.formats.reader import read_header
 from backend.nn.mmdit import MMDiT
+from backend.nn.stored import Stored, plain_weight
 from backend.nn.unet import UNet
 from backend.records.panels import references
 from backend.records.places import folder_named
@@ -51,7 +52,33 @@ def model_view(engine: Engine, job: Job, network: UNet | MMDiT) -> ModelView:
         control=partial(_control, engine, job),
         own_network=partial(_own_network, engine, job),
         guide=partial(_guide, engine, job, network),
+        files=partial(_files, engine),
+        shapes=partial(_shapes, engine),
+        weight=partial(_weight, network),
     )
+
+
+def _files(engine: Engine, folder: str) -> tuple[str, ...]:
+    """Names of the files of a folder; see ``ModelView.files``."""
+    return tuple(entry.name for entry in engine.catalog.folder(folder_named(folder)) if entry.usable)
+
+
+def _shapes(engine: Engine, folder: str, file: str) -> dict[str, tuple[int, ...]]:
+    """What a file's header tells; see ``ModelView.shapes``."""
+    header = read_header(engine.catalog.find(file, folder_named(folder)).path)
+    return {key: tensor.shape for key, tensor in header.tensors.items()}
+
+
+def _weight(network: UNet | MMDiT, name: str) -> Tensor:
+    """A tensor of the denoiser; see ``ModelView.weight``."""
+    layer, _, last = name.rpartition(".")
+    try:
+        module = network.get_submodule(layer)
+        is_stored = last == "weight" and isinstance(module, Stored)
+        return plain_weight(module).clone() if is_stored else network.get_parameter(name)
+    except AttributeError:
+        known = [key for key, _ in network.named_parameters()]
+        raise NotFound(unknown_name("Weight of the denoiser", name, known), field="extensions") from None
 
 
 def _guide(

@@ -20,7 +20,8 @@ _BY_CONTEXT = tuple(
     for family, width in (("SDXL", 2048), ("SD1.5", 768), ("SD2", 1024))
 )
 
-_IP_FOR = (MadeFor("SDXL", r"to_k_ip\.weight$", -1, (2048,)), MadeFor("SD1.5", r"to_k_ip\.weight$", -1, (768,)))
+_IP_FOR = (MadeFor("SDXL", r"to_k_ip\.weight$", -1, (2048,)), MadeFor("SD1.5", r"to_k_ip\.weight$", -1, (768,)),
+           MadeFor("SD3.5 Large", r"to_k_ip\.weight$", -1, (2432,)))  # fmt: skip
 _TINY_IN = r"^(taesd_decoder\.1|decoder\.layers\.0|1)\.weight$"  # takes the latent
 _SD35_BLOCK = r"^controlnet_blocks\.0\.weight$"
 _SD3_FOR = (
@@ -93,8 +94,8 @@ OTHER_KINDS: Sequence[Kind] = (
          made_for=_IP_FOR),
     Kind("IP-Adapter Plus", "ip_adapter", has=("image_proj.latents",),
          made_for=_IP_FOR),
-    Kind("IP-Adapter", "ip_adapter", has=("image_proj.proj.weight",), pattern=r"^ip_adapter\.",
-         made_for=_IP_FOR),
+    Kind("IP-Adapter", "ip_adapter", has=("image_proj.proj.weight", "image_proj.proj.3.weight"),
+         pattern=r"^ip_adapter\.", made_for=_IP_FOR),
     Kind(T2I_ADAPTER, "controlnet",
          has=("body.0.in_conv.weight", "adapter.body.0.resnets.0.block1.weight", "body.0.block1.weight"),
          # pictures come as 8x8 or 16x16 pixels to a place, of one or three colours
@@ -133,7 +134,7 @@ OTHER_KINDS: Sequence[Kind] = (
     Kind("U-Net in diffusers naming", "checkpoints",
          has=("down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.norm1.weight")),
     Kind("AnimateDiff motion module", "", pattern=r"\.motion_modules\.\d"),
-    Kind("CLIP vision encoder", "controlnet",
+    Kind("CLIP vision encoder", "clip_vision",
          has=("vision_model.embeddings.patch_embedding.weight", "visual.proj",
               "visual.transformer.resblocks.0.ln_1.weight")),
     Kind("CLIP-L text encoder", "text_encoders", has=(_HF_TOKENS,), shape=(_HF_TOKENS, 1, 768)),

@@ -44,11 +44,18 @@ def patch_job(job, model):
     values = job.values["guide"]
     if values.net:
         seen.append(model.own_network("ip_adapter", values.net, build))
+        seen.append((model.files("ip_adapter"), dict(model.shapes("ip_adapter", values.net))))
+        name = "joint_blocks.0.x_block.attn.ln_q.weight" if model.info.family == "sd3" else "out.0.weight"
+        seen.append(model.weight(name))
+        try:
+            model.weight(name + "s")
+        except NotFound as error:
+            seen.append(str(error))
     if values.picture:
         seen.append(job.picture(values.picture).size)
 
     def compute(inputs, call):
-        seen.append((tuple(inputs.x.shape), tuple(inputs.context.shape), call.branches))
+        seen.append((tuple(inputs.x.shape), dict(zip(call.branches, call.negative)), call.branches))
         if model.info.family == "sd3":
             waves = torch.arange(model.info.denoiser.hidden).float().sin()
             return [waves.expand(1, inputs.x[0, 0].numel() // 4, -1) * values.strength]
@@ -81,7 +88,9 @@ def test_residuals_act_in_both_networks_in_their_window_and_region_and_leave_not
     assert run(engine, checkpoint, start=1.0) == plain
     assert run(engine, checkpoint, start=0.5) not in (plain, guided)
     assert engine.generate(ask(checkpoint)).pictures[0].image.tobytes() == plain
-    assert {branches for _, _, branches in (each for each in seen(engine) if len(each) == 3)} == {("cond", "uncond")}
+    calls = [each for each in seen(engine) if len(each) == 3]
+    assert {branches for *_, branches in calls} == {("cond", "uncond")}
+    assert all(negative == {"cond": False, "uncond": True} for _, negative, _ in calls)
 
 
 def test_an_extensions_own_network_is_loaded_once_and_counts_as_memory(make: Callable, checkpoint, models_dir) -> None:
@@ -92,6 +101,12 @@ def test_an_extensions_own_network_is_loaded_once_and_counts_as_memory(make: Cal
     run(engine, checkpoint, net="mine")
     first, second = [each for each in seen(engine) if isinstance(each, torch.nn.Module)]
     assert first is second
+    told = next(each for each in seen(engine) if isinstance(each, tuple) and isinstance(each[0], tuple) and each[0])
+    assert told == (("mine",), {"weight": (2, 2), "bias": (2,)})
+    weight = next(each for each in seen(engine) if isinstance(each, torch.Tensor))
+    network = engine.manager.denoiser(engine.catalog.checkpoint(checkpoint))
+    assert any(weight is parameter for parameter in network.parameters())
+    assert any("Did you mean" in each for each in seen(engine) if isinstance(each, str))
     assert sum(key.bytes for key in engine.manager.residents if key.part == "network") == 6 * 4
     with pytest.raises(NotFound, match="Did you mean 'mine'"):
         run(engine, checkpoint, net="mien")

@@ -184,7 +184,7 @@ OTHERS: list[tuple[Tensors, str, str]] = [
     (keys("body.0.weight", shape=(64, 3, 3, 3)), "upscaler", "upscalers"),
     (keys("stylegan_decoder.constant_input.weight"), "face restorer", ""),
     (keys("pretrained.blocks.0.attn.qkv.weight"), "depth estimator", ""),
-    (keys("vision_model.embeddings.patch_embedding.weight"), "CLIP vision encoder", "controlnet"),
+    (keys("vision_model.embeddings.patch_embedding.weight"), "CLIP vision encoder", "clip_vision"),
     (keys("model.layers.0.self_attn.q_proj.weight"), "language model", "text_encoders"),
     (keys("blk.0.attn_q.weight", "token_embd.weight"), "language model", "text_encoders"),
     (keys("model_ema.diffusion_modelinput_blocks00weight"), "EMA weights without the model", ""),

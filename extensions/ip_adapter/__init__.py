@@ -1,0 +1,1 @@
+"""IP-Adapters: pictures as prompts."""
