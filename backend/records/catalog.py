@@ -185,9 +185,9 @@ class Catalog:
         if look or not self._looked:
             self.look()
         with self._lock:
-            files = [file for file in self._files.values() if file.place.folder == folder]
+            files = [file for file in self._files.values() if folder in file.place.may_hold]
         self.heed()
-        return [self._seen(file, heed=False) for file in files]
+        return [entry for file in files if (entry := self._seen(file, heed=False)).folder == folder]
 
     def by_hash(self, digits: str, folder: Folder = "checkpoints") -> ModelEntry | None:
         """The usable file whose sha256 begins so (A1111 writes ten digits), as far as hashes are known."""
@@ -420,12 +420,12 @@ class Catalog:
     def _match(self, name: str, folder: Folder) -> ModelEntry | None:
         wanted = name.replace("\\", "/")
         with self._lock:
-            files = [file for file in self._files.values() if file.place.folder == folder]
+            files = [file for file in self._files.values() if folder in file.place.may_hold]
         for spellings in _SPELLINGS:
             for fold in (str, str.casefold):
                 folded = fold(wanted)
                 matches = [file for file in files if any(fold(spell(file)) == folded for spell in spellings)]
-                entries = [self._seen(file) for file in matches]
+                entries = [entry for file in matches if (entry := self._seen(file)).folder == folder]
                 if entries:
                     return next((entry for entry in entries if entry.usable), entries[0])
         return None

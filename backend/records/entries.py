@@ -107,16 +107,17 @@ def make_entry(
         name = "".join(letter if letter.isprintable() else "?" for letter in name)[:MAX_NAME]
         error = ModelUnsupported(f"The name {name!r} is too long or cannot be written.", "Rename the file.")
     info = None if isinstance(told, UserError) else told
-    sentence = str(error) if error else "" if info is None else _sentence(info, place.folder, encoders)
+    folder = place.folder if info is None else place.folder_of(role(info)[1])
+    sentence = str(error) if error else "" if info is None else _sentence(info, folder, encoders)
     return ModelEntry(
         name=name,
-        folder=place.folder,
+        folder=folder,
         root=place.root,
         path=Path(found.path),
         stamp=found.stamp,
         info=info,
         error=error,
-        usable=not sentence and isinstance(info, _USED.get(place.folder, ())),
+        usable=not sentence and isinstance(info, _USED.get(folder, ())),
         sentence=sentence,
         settling=settling,
         preview=found.preview,

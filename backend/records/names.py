@@ -21,8 +21,9 @@ def name_files(files: Sequence[tuple[Place, Found]]) -> list[str]:
     taken: set[tuple[str, str]] = set()
     for index in ranked:
         place, found = files[index]
-        names[index] = next(name for name in _choices(place, found) if (place.folder, name) not in taken)
-        taken.add((place.folder, names[index]))
+        folders = place.may_hold
+        names[index] = next(n for n in _choices(place, found) if not any((folder, n) in taken for folder in folders))
+        taken |= {(folder, names[index]) for folder in folders}
     return names
 
 

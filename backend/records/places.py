@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,9 @@ FOLDERS: tuple[Folder, ...] = (
     "upscalers", "previews",
 )  # fmt: skip
 
+#: A1111's and Forge's users keep what guides in one folder.
+_MIXED: Mapping[Folder, tuple[Folder, ...]] = {"controlnet": ("ip_adapter", "clip_vision")}
+
 
 def folder_named(name: str) -> Folder:
     """The folder of this name. Raises ``NotFound``."""
@@ -44,6 +48,16 @@ class Place:
     folder: Folder
     top: Path
     root: str = ""
+
+    @property
+    def may_hold(self) -> tuple[Folder, ...]:
+        """The folders that its files may count to: their own, and where other programs put kinds of ours into one."""
+        return (self.folder, *_MIXED.get(self.folder, ())) if self.root else (self.folder,)
+
+    def folder_of(self, home: str) -> Folder:
+        """The folder that a file in it counts to, if its kind belongs in ``home``."""
+        held = self.may_hold
+        return held[held.index(home)] if home in held else self.folder
 
 
 def own_places(models_dir: Path) -> list[Place]:

@@ -119,6 +119,8 @@ GUIDES: list[tuple[Tensors, str, str]] = [
      "T2I-Adapter", "SDXL"),
     (keys("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", shape=(640, 768)), "IP-Adapter", "SD1.5"),
     (keys("image_proj.latents", "ip_adapter.1.to_k_ip.weight", shape=(640, 2048)), "IP-Adapter Plus", "SDXL"),
+    (keys("image_proj.latents", "ip_adapter.0.to_k_ip.weight", shape=(2432, 2432)), "IP-Adapter Plus", "SD3.5 Large"),
+    (keys("image_proj.proj.3.weight", "ip_adapter.1.to_k_ip.weight", shape=(320, 768)), "IP-Adapter", "SD1.5"),
     (keys("ip_adapter.0.to_q_lora.down.weight", "ip_adapter.1.to_k_ip.weight", shape=(640, 768)),
      "IP-Adapter FaceID", "SD1.5"),
     (SD3_CONTROL | sized(pos_embed_input__proj__weight=(1536, 16, 2, 2), controlnet_blocks__0__weight=(1536, 1536)),

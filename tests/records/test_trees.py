@@ -6,7 +6,7 @@ import pytest
 
 from backend.records.catalog import Catalog
 from backend.records.trees import MAX_YAML, read_tree, read_trees
-from tests.formats.files import published, write_sparse
+from tests.formats.files import keys, published, write_sparse
 
 
 def folders(tmp_path, *names):
@@ -126,3 +126,32 @@ def test_a_tree_that_is_our_own_folder_is_listed_once(tmp_path):
     path.parent.mkdir(parents=True)
     write_sparse(path, published("sdxl_base"))
     assert [e.name for e in Catalog(tmp_path / "models", models_from=[tmp_path, tmp_path]).models()] == ["m"]
+
+
+def test_what_others_keep_beside_controlnets_counts_to_its_own_folder(tmp_path):
+    """An IP-Adapter and its encoder in Forge's ControlNet folder; in our own one they are told where they belong."""
+    adapter = keys("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", shape=(640, 2048))
+    encoder = keys("vision_model.embeddings.patch_embedding.weight")
+    theirs, ours = tmp_path / "forge/models/ControlNet", tmp_path / "models"
+    for path, tensors in (
+        (theirs / "ip-xl.safetensors", adapter), (theirs / "vit-h.safetensors", encoder),
+        (ours / "ip_adapter/ip-xl.safetensors", adapter), (ours / "controlnet/lost.safetensors", adapter),
+        (theirs / "depth.safetensors", published("sd35_large_controlnet_canny")),
+    ):  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sparse(path, tensors)
+    catalog = Catalog(ours, models_from=[tmp_path / "forge"])
+    usable = {(e.folder, e.name) for e in catalog.models() if e.usable}
+    assert usable == {("ip_adapter", "ip-xl"), ("ip_adapter", "ip-xl (forge)"), ("clip_vision", "vit-h"),
+                      ("controlnet", "depth")}  # fmt: skip
+    assert catalog.find("ip-xl (forge)", "ip_adapter").path == theirs / "ip-xl.safetensors"
+    assert [entry.name for entry in catalog.folder("clip_vision")] == ["vit-h"]
+    assert "belongs in models/ip_adapter" in catalog.find("lost", "controlnet").sentence
+    assert {entry.name for entry in catalog.folder("controlnet")} == {"depth", "lost"}
+
+
+def test_an_adapter_beside_controlnets_is_found_by_name_before_anything_was_read(tmp_path):
+    path = tmp_path / "forge/models/ControlNet/ip-xl.safetensors"
+    path.parent.mkdir(parents=True)
+    write_sparse(path, keys("image_proj.latents", "ip_adapter.1.to_k_ip.weight", shape=(640, 2048)))
+    assert Catalog(tmp_path / "models", models_from=[tmp_path / "forge"]).find("ip-xl", "ip_adapter").path == path
