@@ -145,7 +145,6 @@ def _own_network(
     engine: Engine, job: Job, folder: str, file: str, build: Callable[[Mapping[str, Tensor]], nn.Module]
 ) -> nn.Module:
     """A network of an extension's own; see ``ModelView.own_network``."""
-    del job
     entry = engine.catalog.find(file, folder_named(folder))
 
     def load() -> nn.Module:
@@ -154,4 +153,5 @@ def _own_network(
             network = build(numbers(read_tensors(header, {key: key for key in header.tensors})))
         return network.to(dtype=engine.policy.dtype).eval().requires_grad_(False)
 
-    return engine.manager.network(entry.path, f"{build.__module__}.{build.__qualname__}", load)
+    own = [engine.manager.key(job.info, DENOISER)]
+    return engine.manager.network(entry.path, f"{build.__module__}.{build.__qualname__}", load, beside=own)

@@ -80,8 +80,7 @@ class JointImages:
         """(B, heads, T, head_dim) -> the same; the text's tokens, which come first, stay."""
         layer, own = self._layers[place], self._own(place)
         q, k, v = (part[:, :, call.text_tokens :] for part in qkv)
-        q = layer.norm_q(q if own.q is None else q / own.q)
-        k = layer.norm_k(k if own.k is None else k / own.k)
+        q, k = layer.norm_q(unweighted(q, own.q)), layer.norm_k(unweighted(k, own.k))
         more_k, more_v = (of_branches(part, call) for part in self._keys_values(place, call.sigma, out.shape[1]))
         seen = F.scaled_dot_product_attention(q, torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2))
         image = out[:, :, call.text_tokens :] + self._weight * seen
@@ -100,6 +99,14 @@ class JointImages:
                 split_heads(layer.to_v_ip(tokens), heads),
             )
         return self._known[place]
+
+
+def unweighted(x: Tensor, weight: Tensor | None) -> Tensor:
+    """What was normed, (..., head_dim), without its norm's weight; what the weight made 0 stays 0."""
+    if weight is None:
+        return x
+    weight = weight.to(x)
+    return x / torch.where(weight == 0, 1, weight)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
