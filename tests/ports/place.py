@@ -20,8 +20,8 @@ def install(folder: Path, *names: str) -> None:
     approve_all(folder / "extensions", Approvals(folder / "extensions.json"))
 
 
-def foreign_imports(name: str, allowed: str) -> set[str]:
-    """Modules of Easel that a port imports beside the one that it may."""
+def foreign_imports(name: str, *allowed: str) -> set[str]:
+    """Modules of Easel that a port imports beside those that it may."""
     found: set[str] = set()
     for file in (HERE / name).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -29,4 +29,4 @@ def foreign_imports(name: str, allowed: str) -> set[str]:
                 found |= {each.name for each in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 found.add(node.module or "")
-    return {each for each in found if each.split(".")[0] in {"backend", "webui", "extensions", "tests"}} - {allowed}
+    return {each for each in found if each.split(".")[0] in {"backend", "webui", "extensions", "tests"}} - set(allowed)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.ports.place import foreign_imports, install
+from tests.ports.place import install
 from tests.webui.running import running
 
 BASE = "/ext/image_browsing"
@@ -44,10 +44,6 @@ def ask(here, path, status=200, **query):
 
 def found(here, **query):
     return [row["prompt"] for row in ask(here, "/pictures", **query)["pictures"]]
-
-
-def test_it_imports_the_public_api_alone():
-    assert foreign_imports("image_browsing", "webui.api") == set()
 
 
 def test_pictures_are_found_by_words_model_and_sampler_those_of_before_too(here):
