@@ -192,7 +192,13 @@ def _known_name(name: str, registry: Registry) -> str:
     by_label = {label.casefold(): each for each, label in known.items()}
     found = by_label.get(name.casefold()) or {each.casefold(): each for each in known}.get(name.casefold())
     if found is None:
-        raise BadRequest(unknown_name("Axis", name, known), field="extensions")
+        if name.casefold() in _FIXED:
+            raise BadRequest(
+                f"{name} cannot vary within a sweep.", "Set it in the form, for all of it.", field="extensions"
+            )
+        of_panel = [each for each in known if each.startswith(f"{name.rpartition('.')[0]}.")]
+        said = unknown_name("Axis", name, known, of_panel or [each for each in known if "." not in each])
+        raise BadRequest(said, "Others are <lora:NAME> and PANEL.FIELD, as in pag.scale.", field="extensions")
     return found
 
 
@@ -259,6 +265,8 @@ def _numbers(text: str, *, whole: bool, name: str) -> Iterator[float]:
     step = float(match[3]) if match[3] else math.copysign(1.0, last - first)
     if match[4]:
         count = int(match[4])
+        if count == 0:
+            raise BadRequest(f"{name}: {text[:40]!r} has no values.", "Ask for one or more.", field="extensions")
         step = (last - first) / max(1, count - 1)
     elif step == 0 or (last - first) * step < 0:
         raise BadRequest(

@@ -98,10 +98,27 @@ def _check(owner: str, schema: Mapping[str, Any], values: Mapping[str, Any]) -> 
         field = str(error.path[0]) if error.path else ""
         label = known.get(field, {}).get("title", field)
         raise BadRequest(
-            f"{owner}: {label} ({field}) is {str(error.instance)[:60]!r}, which cannot be used.",
-            f"{error.message[:200]}.",
+            f"{owner}: {label} ({field}) is {repr(error.instance)[:60]}, which cannot be used.",
+            f"Accepted: {_accepted(known.get(field, {}))}.",
             field="extensions",
         )
+
+
+def _accepted(schema: Mapping[str, Any]) -> str:
+    """What a field takes, for people."""
+    if "picture" in schema:
+        return "the sha256 of a picture that was sent before (easel generate takes @FILE), or nothing"
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    kind = str(schema.get("type"))
+    said = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}.get(
+        kind, kind
+    )
+    if "minimum" in schema:
+        said += f" from {schema['minimum']:g}"
+    if "maximum" in schema:
+        said += f" to {schema['maximum']:g}"
+    return said + (f" of at most {schema['maxLength']} characters" if "maxLength" in schema else "")
 
 
 def _check_registered(panel: Mapping[str, Any], values: Mapping[str, Any], registry: Registry) -> None:

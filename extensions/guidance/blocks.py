@@ -37,4 +37,6 @@ def check_window(label: str, start: float, end: float) -> None:
         BadRequest: naming the panel.
     """
     if start >= end:
-        raise BadRequest(f"{label}: From must lie before To.", field="extensions")
+        raise BadRequest(
+            f"{label}: From ({start:g}) must lie before To ({end:g}).", "Set To higher.", field="extensions"
+        )

@@ -9,6 +9,7 @@ from extensions.guidance.apg import ApgParameters, apg_patches
 from extensions.guidance.cfg_zero import CfgZeroParameters, fitting_patches, stopping_patches
 from extensions.guidance.fdg import FdgParameters, fdg_patches
 from extensions.guidance.freeu import FreeUParameters, freeu_patches
+from extensions.guidance.idle import idle
 from extensions.guidance.pag import PagParameters, pag_patches
 from extensions.guidance.sag import SagParameters, sag_patches
 from extensions.guidance.seg import SegParameters, seg_patches
@@ -80,6 +81,8 @@ def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
     branches, the threshold and last CFG-Zero*'s stop.
     """
     panels = job.values
+    for sentence in idle(job, model, {panel.name: panel.label for panel in register_panels()}):
+        job.note(sentence)
     patches: list[Patch] = []
     if isinstance(zero := panels.get("cfg_zero"), CfgZeroParameters):
         patches += fitting_patches(zero)

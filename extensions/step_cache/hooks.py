@@ -33,7 +33,8 @@ def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
     if not isinstance(values, StepCacheParameters):
         return []
     if values.start >= values.end:
-        raise BadRequest("Step cache: From must lie before To.", field="extensions")
+        what = f"Step cache: From ({values.start:g}) must lie before To ({values.end:g})."
+        raise BadRequest(what, "Set To higher.", field="extensions")
     if not values.reuses:
         exact = exact_run()
         return exact.timed() if exact is not None else []

@@ -1,10 +1,12 @@
-"""A tag's strength as an axis: what else the tag says stays."""
+"""Axes by themselves: a tag's strength keeps what else the tag says, and what cannot vary is refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from backend.records.axes import Axis, with_value
+from backend.errors import BadRequest
+from backend.records.axes import Axis, read_axis, with_value
+from backend.records.registry import core_registry
 from backend.request import GenerationRequest
 
 
@@ -17,3 +19,21 @@ from backend.request import GenerationRequest
 def test_a_tag_at_another_strength_keeps_its_steps_and_region(prompt: str, told: str) -> None:
     axis = Axis("<lora:ink>", "lora ink", (0.5,), ("0.5",), 0)
     assert with_value(GenerationRequest(prompt=prompt), axis, 0.5).prompt == told
+
+
+def test_a_range_of_no_values_is_refused() -> None:
+    with pytest.raises(BadRequest, match=r"1-10 \[0\]' has no values"):
+        read_axis("steps: 1-10 [0]", core_registry())
+
+
+def test_an_unknown_axis_lists_the_names_beside_it_alone() -> None:
+    panels = [{"name": name, "label": name, "schema": {"properties": {"scale": {}}}} for name in ("pag", "seg")]
+    registry = {**core_registry(), "panels": panels}
+    with pytest.raises(BadRequest, match=r"Did you mean 'pag.scale'\? Known: pag.scale\.") as in_panel:
+        read_axis("pag.scal: 1", registry)
+    assert "seg.scale" not in in_panel.value.what
+    with pytest.raises(BadRequest, match="cfg_scale") as field:
+        read_axis("stepp: 1", registry)
+    assert "pag.scale" not in field.value.what
+    with pytest.raises(BadRequest, match="batch_size cannot vary within a sweep"):
+        read_axis("batch_size: 1, 2", registry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import BadRequest
-from backend.parameters import Options, Parameters, options, registered, whole
+from backend.parameters import Options, Parameters, number, options, picture, registered, whole
 from backend.records.panels import check_panels
 from backend.request import GenerationRequest
 
@@ -17,6 +17,8 @@ class Blur(Parameters):
 class Unit(Parameters):
     preprocessor: str = registered("none", "preprocessors", label="Preprocessor")
     settings: Options = options("preprocessor", label="Its settings")
+    weight: float = number(1.0, low=0.0, high=2.0, label="Weight")
+    hint: str = picture(label="Hint")
 
 
 REGISTRY = {
@@ -51,9 +53,21 @@ def test_an_unknown_name_is_refused_with_the_near_one():
 def test_options_of_what_is_chosen_are_checked_by_its_schema():
     with pytest.raises(BadRequest, match="Unit: Blur: field 'radios'"):
         check(preprocessor="blur", settings={"radios": 4})
-    with pytest.raises(BadRequest, match=r"Unit: Blur: Radius \(radius\) is '10'"):
+    with pytest.raises(BadRequest, match=r"Unit: Blur: Radius \(radius\) is 10"):
         check(preprocessor="blur", settings={"radius": 10})
     with pytest.raises(BadRequest, match="Unit: None: field 'radius'"):
         check(settings={"radius": 4})
     with pytest.raises(BadRequest, match="Its settings"):
         check(settings={"radius": [4]})
+
+
+@pytest.mark.parametrize(("field", "value", "accepted"), [
+    ("weight", 1e9, "Accepted: a number from 0 to 2."),
+    ("weight", "NaN", "Accepted: a number from 0 to 2."),
+    ("hint", "house.png", "Accepted: the sha256 of a picture that was sent before"),
+])  # fmt: skip
+def test_a_value_that_is_refused_is_told_with_what_is_accepted(field, value, accepted):
+    with pytest.raises(BadRequest) as refused:
+        check(**{field: value})
+    assert f"Unit: {field.title()} ({field}) is " in refused.value.what
+    assert accepted in refused.value.todo

@@ -108,7 +108,7 @@ def test_the_same_request_gives_the_same_picture_and_a_batch_equals_singles(engi
 
 
 def test_an_empty_window_and_unknown_blocks_are_refused(engine, checkpoint):
-    with pytest.raises(BadRequest, match="From must lie before To"):
+    with pytest.raises(BadRequest, match=r"From \(0\.5\) must lie before To \(0\.5\)"):
         engine.generate(with_panel("pag", checkpoint, start=0.5, end=0.5))
     with pytest.raises(Exception, match=r"guidance's identity attention acts on blocks nowhere"):
         engine.generate(with_panel("pag", checkpoint, blocks="nowhere"))
@@ -124,3 +124,19 @@ def test_identity_attention_leaves_text_tokens_alone():
     out = attend_to_self(QKV(q, k, v), place, call, lambda qkv: plain)
     assert torch.equal(out[:, :, :5], plain[:, :, :5])
     assert torch.equal(out[:, :, 5:], v[:, :, 5:])
+
+
+@pytest.mark.parametrize(("panel", "values", "fields", "told"), [
+    ("apg", {}, {"cfg_scale": 1.0}, "Adaptive projected guidance changes nothing: CFG scale 1"),
+    ("dynamic_thresholding", {"mimic_scale": 5.0}, {"cfg_scale": 4.0}, "mimic scale 5 is not below the CFG scale 4"),
+    ("pag", {"start": 0.01, "end": 0.02}, {"steps": 2}, "falls on none of the 2 steps"),
+])  # fmt: skip
+def test_a_panel_that_changes_nothing_says_so(engine, checkpoint, panel, values, fields, told):
+    result = engine.generate(with_panel(panel, checkpoint, **values, **fields))
+    assert any(told in note for note in result.notes), result.notes
+    assert np.array_equal(pictures(engine, with_panel(panel, checkpoint, **values, **fields)),
+                          pictures(engine, ask(checkpoint, **fields)))  # fmt: skip
+
+
+def test_a_panel_that_acts_says_nothing(engine, checkpoint):
+    assert not engine.generate(with_panel("dynamic_thresholding", checkpoint, mimic_scale=2.0, cfg_scale=4.0)).notes
