@@ -21,6 +21,7 @@ K = "transformer_blocks_0_attn2_to_k.lora_down.weight"
 TAGS = {"ss_tag_frequency": json.dumps({"10_fox": {"red fox": 9, "snow": 7, "odd": 1}})}
 LORAS = {
     "fox one": ({f"lora_unet_down_blocks_1_attentions_0_{K}": ("F16", [4, 768])}, {}),
+    "stranger": ({f"base_model.model.{name}.hra_u": ("F32", [64, 4]) for name in ("to_k", "to_v")}, {}),
     "style/foxes": ({f"lora_unet_input_blocks_4_1_{K}": ("F16", [16, 2048])}, TAGS),
 }
 
@@ -163,6 +164,32 @@ def test_a_lora_of_the_models_tab_is_added_to_the_prompt(here):
     )
     box.press_sequentially("0.6")
     assert box.input_value() == "a fox <lora:style/foxes:0.6>"
+
+
+def test_a_file_that_only_an_extensions_format_may_read_is_offered_while_there_is_such_a_format(here):
+    studio = here()
+    box = studio.page.locator("#txt2img_prompt textarea")
+    box.fill("")
+    box.press_sequentially("<lora:strange")
+    assert offered(studio) == []
+    studio.page.evaluate("""() => {
+        easel.registry.adapter_formats = [{ name: "hra", label: "HRA", owner: "hra" }];
+        easel.emit("registry", easel.registry);
+    }""")
+    box.press_sequentially("r")
+    box.press("Backspace")
+    assert offered(studio) == ["stranger"]
+    assert studio.page.locator(".word-list .word-facts").inner_text() == "perhaps HRA"
+    box.fill("a fox")
+    studio.page.evaluate("easel.showTab('models')")
+    studio.page.locator(".model-search").fill("stranger")
+    card = studio.page.locator(".model")
+    assert "An extension reads files of the kind HRA" in card.inner_text()
+    assert "of no kind that Easel knows" in card.inner_text()
+    card.get_by_role("button", name="Add to the prompt").click()
+    studio.page.wait_for_function(
+        "document.querySelector('#txt2img_prompt textarea').value === 'a fox <lora:stranger:1>'"
+    )
 
 
 def test_a_finger_takes_a_name_on_a_phone(here):

@@ -45,6 +45,7 @@ def test_regions_of_the_same_words_are_the_plain_picture(ported, checkpoint):
     assert np.abs(whole - plain).max() <= 1
     both = pixels(here, checkpoint, prompt="a red fox BREAK a house", panel=("regional", {"ratios": "1,1"}))
     assert np.abs(both - plain).max() > 1
+    assert np.array_equal(pixels(here, checkpoint, prompt="a red fox"), plain)
     with pytest.raises(BadRequest, match="2 parts and 3 ratios"):
         pixels(here, checkpoint, prompt="a BREAK b", panel=("regional", {"ratios": "1,1,1"}))
 

@@ -60,7 +60,7 @@
   }
 
   function card(model) {
-    const problem = problemOf(model);
+    const problem = problemOf(model), foreign = easel.foreignFormats(model);
     const speaker = (model.prediction_source || "default") === "default" ? "" : ` (${model.prediction_source})`;
     const prediction = model.prediction && model.prediction + speaker;
     const facts = [model.variant || easel.familyLabel(model.family), model.made_for && `for ${easel.familyLabel(model.made_for)}`, prediction, model.precision, model.rank && `rank ${model.rank}`].filter(Boolean);
@@ -77,13 +77,14 @@
           el("span", {}, model.root ? `${model.root}: ${model.folder}` : `models/${model.folder}`),
           model.hash ? el("button", { type: "button", class: "model-hash", title: "Copy A1111's hash of the file", onclick: () => easel.copy(model.hash) }, model.hash) : null),
         trouble,
+        foreign.length ? el("div", { class: "model-note" }, `An extension reads files of the kind ${foreign.join(" or ")}; if this is one, it acts by its tag.`) : null,
         (model.words || []).length ? el("div", { class: "model-note" }, `Words: ${model.words.join(", ")}.`) : null,
         files.length ? el("div", { class: "model-note" }, `Together with ${files.join(", ")}.`) : null,
         ...(model.notes || []).map((note) => el("div", { class: "model-note" }, note)),
         ...model.questions.map((question) => (question.asks ? easel.questionRow(model, question) : quietly(model, question))),
         model.has_notes ? notes(model) : null,
         model.usable && model.folder === "checkpoints" ? el("button", { type: "button", class: "plain use", onclick: () => use(model) }, "Use") : null,
-        model.usable && model.folder === "loras" ? el("button", { type: "button", class: "plain use", onclick: () => add(model) }, "Add to the prompt") : null));
+        easel.isAdapter(model) ? el("button", { type: "button", class: "plain use", onclick: () => add(model) }, "Add to the prompt") : null));
   }
 
   // A select of what is there: [value, label] pairs, the first one means "all".

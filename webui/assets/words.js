@@ -23,9 +23,18 @@
   const tagRows = () => easel.registry.prompt_tags || [];
   const tagNames = () => tagRows().filter((tag) => tag.folder === "loras").map((tag) => tag.name);
 
+  // The adapter formats of extensions that may read a file which Easel itself does not know; whether one does is seen
+  // when it is used.
+  easel.foreignFormats = (model) => {
+    const unknown = model.folder === "loras" && model.kind === "unknown";
+    return unknown ? (easel.registry.adapter_formats || []).map((format) => format.label) : [];
+  };
+  easel.isAdapter = (model) => (model.folder === "loras" && model.usable) || easel.foreignFormats(model).length > 0;
+
   // A LoRA's name becomes a whole tag, with its strength selected; one with another strength behind it keeps that.
-  easel.loraWords = (models) => models.filter((model) => model.folder === "loras" && model.usable).map((model) => ({
-    word: model.name, made: model.made_for || "", tag: true, rank: model.rank, triggers: model.words || [],
+  easel.loraWords = (models) => models.filter(easel.isAdapter).map((model) => ({
+    word: model.name, made: model.made_for || "", rank: model.rank, triggers: model.words || [], tag: true,
+    foreign: easel.foreignFormats(model),
   }));
   easel.loraTag = (name) => (tagNames().length ? `<${tagNames()[0]}:${name}:1>` : "");
   const fits = ({ made }) => {
@@ -36,11 +45,12 @@
     words = easel.embeddingWords(models);
     loras = easel.loraWords(models);
   });
+  easel.on("registry", () => { loras = easel.loraWords(easel.models); });
 
   // Characters that mean something in a prompt stand behind a backslash.
   const written = ({ word }) => word.replace(/[\\()[\]:|<>]/g, "\\$&");
   const facts = (entry) => entry.help || (entry.tag
-    ? [entry.made, entry.rank && `rank ${entry.rank}`, entry.triggers.slice(0, 3).join(", ")]
+    ? [entry.made, entry.foreign.length && `perhaps ${entry.foreign.join(" or ")}`, entry.rank && `rank ${entry.rank}`, entry.triggers.slice(0, 3).join(", ")]
     : [entry.made, `${entry.count} token${entry.count === 1 ? "" : "s"}`]).filter(Boolean).join(" · ");
 
   function close() {
