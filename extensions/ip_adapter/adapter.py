@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.api import ModelUnsupported
-from extensions.ip_adapter.projections import FullFace, Pooled, Resampler, TimeResampler
+from extensions.ip_adapter.projections import HEAD, FullFace, Pooled, Resampler, TimeResampler
 
 Shapes = Mapping[str, tuple[int, ...]]
 Reads = Literal["embeds", "states"]  # a vision encoder's one projected vector, or its tokens before the last layer
@@ -105,13 +105,21 @@ def read_adapter(shapes: Shapes) -> AdapterInfo:
             "Choose an ordinary, a Plus or a full-face adapter.",
             field="extensions",
         )
-    layers = [shapes[f"ip_adapter.{number}.to_k_ip.weight"] for number in numbers_of(shapes)]
-    if kind is None or not layers:
+    keys = [f"ip_adapter.{number}.to_k_ip.weight" for number in numbers_of(shapes)]
+    if kind is None or not keys:
         raise ModelUnsupported(
             "is no IP-Adapter that can be read.", "It should hold image_proj and to_k_ip.", field="extensions"
         )
-    width = shapes[_PROJ + kind.enters][1]
-    return AdapterInfo(kind, width, layers[0][1], tuple(shape[0] for shape in layers))
+    width, token_width = size_of(shapes, _PROJ + kind.enters, 1), size_of(shapes, keys[0], 1)
+    return AdapterInfo(kind, width, token_width, tuple(size_of(shapes, key) for key in keys))
+
+
+def size_of(shapes: Shapes, key: str, axis: int = 0) -> int:
+    """A size of a tensor of a file. Raises ``ModelUnsupported``: there is none."""
+    shape = shapes.get(key, ())
+    if len(shape) <= axis or shape[axis] < 1:
+        raise ModelUnsupported(f"is laid out otherwise than known: it lacks {key}.", field="extensions")
+    return shape[axis]
 
 
 def numbers_of(keys: Mapping[str, object]) -> list[int]:
@@ -148,28 +156,31 @@ def assign(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _layer(shapes: Shapes, number: int, info: AdapterInfo, dim: int) -> nn.Module:
     if not info.kind.is_joint:
         return UNetLayer(info.token_width, dim)
-    emb = shapes[f"ip_adapter.{number}.norm_ip.linear.weight"][1]
-    return JointLayer(info.token_width, dim, emb, shapes[f"ip_adapter.{number}.norm_q.weight"][0])
+    emb = size_of(shapes, f"ip_adapter.{number}.norm_ip.linear.weight", 1)
+    return JointLayer(info.token_width, dim, emb, size_of(shapes, f"ip_adapter.{number}.norm_q.weight"))
 
 
 def _pooled(shapes: Shapes, token_width: int) -> nn.Module:
-    out, width = shapes["image_proj.proj.weight"]
-    return Pooled(width, out // token_width, token_width)
+    key = "image_proj.proj.weight"
+    return Pooled(size_of(shapes, key, 1), size_of(shapes, key) // token_width, token_width)
 
 
 def _full_face(shapes: Shapes, token_width: int) -> nn.Module:
-    hidden, width = shapes["image_proj.proj.0.weight"]
-    return FullFace(width, hidden, token_width)
+    key = "image_proj.proj.0.weight"
+    return FullFace(size_of(shapes, key, 1), size_of(shapes, key), token_width)
 
 
 def _resampler(shapes: Shapes, token_width: int) -> nn.Module:
-    _, tokens, dim = shapes["image_proj.latents"]
-    width = shapes["image_proj.proj_in.weight"][1]
-    inner, hidden = shapes["image_proj.layers.0.0.to_q.weight"][0], shapes["image_proj.layers.0.1.1.weight"][0]
+    tokens, dim = (size_of(shapes, "image_proj.latents", axis) for axis in (1, 2))
+    width = size_of(shapes, "image_proj.proj_in.weight", 1)
+    inner = size_of(shapes, "image_proj.layers.0.0.to_q.weight")
+    hidden = size_of(shapes, "image_proj.layers.0.1.1.weight")
+    if inner % HEAD:
+        raise ModelUnsupported(f"has a resampler of {inner} numbers, which are no heads of {HEAD}.", field="extensions")
     depth = len({key.split(".")[2] for key in shapes if key.startswith("image_proj.layers.")})
-    waves = shapes.get("image_proj.time_embedding.linear_1.weight")
-    if waves is not None:
-        return TimeResampler(width, dim, inner, hidden, token_width, tokens, depth, waves[1])
+    time = "image_proj.time_embedding.linear_1.weight"
+    if time in shapes:
+        return TimeResampler(width, dim, inner, hidden, token_width, tokens, depth, size_of(shapes, time, 1))
     return Resampler(width, dim, inner, hidden, token_width, tokens, depth)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_HEAD = 64  # width of a head in every published resampler
+HEAD = 64  # width of a head in every published resampler
 
 
 class Pooled(nn.Module):
@@ -165,4 +165,4 @@ def modulated(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
 
 def _heads(x: Tensor) -> Tensor:
     """(B, T, inner) -> (B, heads, T, 64)."""
-    return x.unflatten(2, (-1, _HEAD)).transpose(1, 2)
+    return x.unflatten(2, (-1, HEAD)).transpose(1, 2)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from backend.api import ModelUnsupported
-from extensions.ip_adapter.adapter import AdapterInfo, Shapes, assign
+from extensions.ip_adapter.adapter import AdapterInfo, Shapes, assign, size_of
 from extensions.ip_adapter.preprocessing import CLIP_LOOK, SIGLIP_LOOK, Look
 
 _ROOT = "vision_model."
 _PATCHES = "vision_model.embeddings.patch_embedding.weight"
+_PROJECTION = "visual_projection.weight"
 _LAYER = re.compile(r"^vision_model\.encoder\.layers\.(\d+)\.")
 #: Of a file that holds more: the text half, what joins both, and a head that no adapter reads.
 _NOT_READ = re.compile(r"^(text_model\.|text_projection\.|logit_|vision_model\.embeddings\.position_ids$)")
@@ -79,13 +80,15 @@ def read_vision(shapes: Shapes) -> VisionInfo:
             field="extensions",
         )
     is_siglip = "vision_model.embeddings.patch_embedding.bias" in shapes
-    width, patch = shapes[_PATCHES][0], shapes[_PATCHES][-1]
-    positions = shapes["vision_model.embeddings.position_embedding.weight"][0] - (0 if is_siglip else 1)
+    width, patch = size_of(shapes, _PATCHES), size_of(shapes, _PATCHES, 3)
+    positions = size_of(shapes, "vision_model.embeddings.position_embedding.weight") - (0 if is_siglip else 1)
+    if width % _heads(width):
+        raise ModelUnsupported(f"is {width} wide; encoders of that size are not known.", field="extensions")
     return VisionInfo(
         is_siglip=is_siglip,
         width=width,
-        projected=shapes.get("visual_projection.weight", (None,))[0],
-        intermediate=shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0],
+        projected=size_of(shapes, _PROJECTION) if _PROJECTION in shapes else None,
+        intermediate=size_of(shapes, "vision_model.encoder.layers.0.mlp.fc1.weight"),
         layers=len({match[1] for key in shapes if (match := _LAYER.match(key))}),
         patch=patch,
         side=math.isqrt(positions) * patch,
@@ -127,12 +130,16 @@ def _siglip(info: VisionInfo) -> nn.Module:
     return SiglipVisionModel(config)
 
 
+def _heads(width: int) -> int:
+    return _HEADS.get(width, max(1, width // 64))
+
+
 def _sizes(info: VisionInfo) -> dict[str, Any]:
     return {
         "hidden_size": info.width,
         "intermediate_size": info.intermediate,
         "num_hidden_layers": info.layers,
-        "num_attention_heads": _HEADS.get(info.width, max(1, info.width // 64)),
+        "num_attention_heads": _heads(info.width),
         "image_size": info.side,
         "patch_size": info.patch,
     }

@@ -13,10 +13,12 @@ from backend.formats.detect import detect
 from backend.formats.reader import read_header
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
-from extensions.ip_adapter.adapter import KINDS, AdapterInfo
+from extensions.ip_adapter.adapter import KINDS, AdapterInfo, build_adapter
 from extensions.ip_adapter.choosing import vision_of
 from extensions.ip_adapter.fit import attentions_of, blocks_of, check_fits
 from extensions.ip_adapter.parameters import UnitParameters
+from extensions.ip_adapter.tests.networks import adapters, clip
+from extensions.ip_adapter.vision import build_vision
 from tests.formats.files import published, write_sparse
 from tests.oracles.diffusers_networks import diffusers_unet
 
@@ -68,3 +70,14 @@ def test_without_any_vision_encoder_the_published_one_is_named():
     with pytest.raises(ModelUnsupported, match="In models/clip_vision there is none") as raised:
         vision_of(unit, "IP-Adapter", adapter, cast("Any", SimpleNamespace(files=lambda folder: ())))
     assert raised.value.todo == "Put CLIP ViT-bigG/14 (laion2B) into models/clip_vision."
+
+
+def test_a_file_that_lacks_anything_or_has_it_in_another_rank_is_a_sentence():
+    """Every key of two kinds that have between them what others have, and every shape turned into that of a number."""
+    files = [(build_adapter, tensors) for name, tensors in adapters().items() if name in ("xl-full", "sd3")]
+    files.append((build_vision, dict(clip().state_dict())))
+    for build, tensors in files:
+        for key in tensors:
+            for broken in ({**tensors, key: torch.zeros(1)}, {k: t for k, t in tensors.items() if k != key}):
+                with pytest.raises(ModelUnsupported):
+                    build(broken)
