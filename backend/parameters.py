@@ -109,9 +109,9 @@ def picture(*, label: str, mask: bool = False, help: str = "") -> Any:
     return _field("", label, help, pattern=r"^([0-9a-f]{64})?$", json_schema_extra=extra)
 
 
-def file(folder: str, *, label: str, help: str = "") -> Any:
-    """A file of ``models/<folder>``, by the name that the Models tab gives it, or "" for none."""
-    return _field("", label, help, max_length=255, json_schema_extra={"folder": folder})
+def file(folder: str, *, label: str, empty: str = "None", help: str = "") -> Any:
+    """A file of ``models/<folder>``, by the name that the Models tab gives it, or "", which is drawn as ``empty``."""
+    return _field("", label, help, max_length=255, json_schema_extra={"folder": folder, "empty": empty})
 
 
 def _field(default: Any, label: str, help: str, **rest: Any) -> FieldInfo:

@@ -82,14 +82,18 @@ def _control(header: Header) -> ControlInfo | None:
         return None
 
 
+def with_article(kind: str) -> str:
+    """The name of a kind of file with "a" or "an" before it."""
+    return f"{'an' if kind.startswith(_VOWEL_SOUNDS) else 'a'} {kind}"
+
+
 def _other(header: Header, kind: Kind | None, family: str = "") -> OtherFile:
     name = header.path.name
     if kind is None:
         some = ", ".join(sorted(header.tensors)[:3])
         sentence = f"{name} is a whole file, but of no kind that Easel knows (its tensors: {some[:200]} ...)."
         return OtherFile(UNKNOWN, "", sentence, header.path, header.path.stem)
-    article = "an" if kind.name.startswith(_VOWEL_SOUNDS) else "a"
-    looks = f"{name} looks like {article} {kind.name}{f' for {family}' if family else ''}."
+    looks = f"{name} looks like {with_article(kind.name)}{f' for {family}' if family else ''}."
     place = f"Such files belong in models/{kind.belongs_in}, but this" if kind.belongs_in else "This"
     return OtherFile(
         kind.name, kind.belongs_in, f"{looks} {place} version does not run them.", header.path, header.path.stem, family

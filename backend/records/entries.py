@@ -13,6 +13,7 @@ from backend.formats.adapters import AdapterInfo
 from backend.formats.answers import answered
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, PreviewInfo, VaeInfo
 from backend.formats.control_configs import ControlInfo
+from backend.formats.detect import with_article
 from backend.formats.embeddings import EmbeddingInfo
 from backend.records.compose import ENCODER_NAMES, completed, lacks_encoders, missing_sentence
 from backend.records.places import Folder, Place
@@ -137,7 +138,7 @@ def _sentence(info: Info, folder: Folder, encoders: Sequence[EncoderInfo]) -> st
     """What is wrong with a readable file where it lies; empty if nothing."""
     kind, home = role(info)
     if home and home != folder:
-        return f"This is a {kind}; it belongs in models/{home}."
+        return f"This is {with_article(kind)}; it belongs in models/{home}."
     if isinstance(info, OtherFile):
         return "" if _USED.get(folder) is OtherFile else info.sentence
     if not isinstance(info, CheckpointInfo):

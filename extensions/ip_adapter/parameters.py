@@ -15,7 +15,9 @@ class UnitParameters(Parameters):
 
     picture: str = picture_field(label="Picture", help="Left empty: the picture that the job starts from.")
     adapter: str = file("ip_adapter", label="Adapter", help="An IP-Adapter for the checkpoint's family.")
-    vision: str = file("clip_vision", label="Other vision encoder", help="Instead of the one that fits the adapter.")
+    vision: str = file(
+        "clip_vision", label="Vision encoder", empty="The one that fits", help="For the adapter's pictures."
+    )
     weight: float = number(0.7, low=0.0, high=2.0, step=0.05, label="Weight")
     start: float = number(0.0, low=0.0, high=1.0, label="From", help="Share of the steps after which it begins.")
     end: float = number(1.0, low=0.0, high=1.0, label="To", help="Share of the steps after which it ends.")

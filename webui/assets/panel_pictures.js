@@ -101,7 +101,7 @@
       const told = JSON.stringify([names, missing]);
       if (told !== shown) {
         shown = told;
-        const none = names.length ? "None" : `None in models/${schema.folder}`;
+        const none = names.length || schema.empty !== "None" ? schema.empty : `None in models/${schema.folder}`;
         select.replaceChildren(el("option", { value: "" }, none), ...missing.map((name) => el("option", { value: name }, `${name} (not for this checkpoint, or gone)`)), ...names.map((name) => el("option", { value: name }, name)));
       }
       select.value = chosen;
