@@ -111,9 +111,13 @@ class Internal(UserError):
 def unknown_name(kind: str, name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """One sentence on a name that is not known, with the nearest known one and the list, or its part ``listed``."""
     names = sorted(known)
-    folded = {each.casefold(): each for each in names}
-    close = difflib.get_close_matches(name[:200].casefold(), folded, n=1, cutoff=0.5)
-    hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
     shown = names if listed is None else sorted(listed)
     told = ", ".join(shown[:40]) + (", ..." if len(shown) > 40 else "")
-    return f"{kind} {name[:80]!r} is not known.{hint} Known: {told or 'none'}."
+    return f"{kind} {name[:80]!r} is not known.{near_name(name, names)} Known: {told or 'none'}."
+
+
+def near_name(name: str, known: Iterable[str]) -> str:
+    """The known name that is nearest, as a question with a space before it; "" where none is near."""
+    folded = {each.casefold(): each for each in sorted(known)}
+    close = difflib.get_close_matches(name[:200].casefold(), folded, n=1, cutoff=0.5)
+    return f" Did you mean {folded[close[0]]!r}?" if close else ""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from PIL import Image
@@ -18,7 +18,7 @@ from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.patching import Place
 from backend.diffusion.prediction import Prediction
-from backend.errors import NotFound
+from backend.errors import NotFound, unknown_name
 from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
 from backend.records.registry import Registry
@@ -114,7 +114,14 @@ class PanelSpec:
         return next((action for action in self.actions if action.name == name), None)
 
     def __post_init__(self) -> None:
-        """Refuse two actions of one name; and an ``always`` panel that could refuse jobs that never asked for it."""
+        """Refuse what no page could draw, and an ``always`` panel that could refuse jobs that never asked for it."""
+        if not re.fullmatch(r"[a-z][a-z0-9_.]{0,79}", self.name):
+            raise ValueError(f"{self.name!r} is no name for a panel: small letters, digits, _ and .")
+        if not (isinstance(self.parameters, type) and issubclass(self.parameters, Parameters)):
+            raise TypeError(f"the panel {self.name} needs a class of Parameters, not {self.parameters!r}")
+        for what, given, known in (("tab", self.tabs, TABS), ("family", self.families, get_args(Family))):
+            if wrong := next((each for each in given if each not in known), None):
+                raise ValueError(unknown_name(f"the panel {self.name}: {what}", wrong, known))
         missing = next((name for name in self.folded if name not in self.parameters.model_fields), None)
         if missing is not None:
             raise ValueError(f"the panel {self.name} folds {missing!r}, which is no field of it")

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from backend.errors import UserError
-from backend.requirements import SITE
+from backend.errors import UserError, unknown_name
+from backend.requirements import SITE, read_requirement
 
 API_VERSION = "1.0"  # of backend.api and webui.api; the first number changes when something is taken away
 FILE = "extension.toml"
@@ -27,7 +27,6 @@ ENTRY_POINTS = "easel.extensions"
 MAX_FILE = 100_000  # bytes
 MAX_HASHED = 200 * 2**20  # bytes of an extension's own files
 MAX_SITE = 4 * 2**30  # bytes of what was installed for it
-_SKIPPED = frozenset({"__pycache__", ".git", "tests"})
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,39}$")]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]{0,99}$")]
@@ -66,12 +65,26 @@ class Manifest(BaseModel):
     before: Names = ()
     after: Names = ()
 
-    def fits(self, version: str = API_VERSION) -> bool:
-        """Whether it was written for this API; a range that cannot be read fits nothing."""
+    @field_validator("api")
+    @classmethod
+    def _range(cls, text: str) -> str:
         try:
-            return version in SpecifierSet(self.api)
+            SpecifierSet(text)
         except InvalidSpecifier:
-            return False
+            raise ValueError(f'{text!r} is no range of versions; write ">=1,<2"') from None
+        return text
+
+    @field_validator("requires")
+    @classmethod
+    def _requirements(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = next((text for text in texts if read_requirement(text) is None), None)
+        if wrong is not None:
+            raise ValueError(f'{wrong!r} is no requirement; write "package>=1.2"')
+        return texts
+
+    def fits(self, version: str = API_VERSION) -> bool:
+        """Whether it was written for this API."""
+        return version in SpecifierSet(self.api)
 
 
 @dataclass(frozen=True)
@@ -108,21 +121,39 @@ def read_manifest(folder: Path) -> Manifest:
         raw = (folder / FILE).read_bytes()
         if len(raw) > MAX_FILE:
             raise ExtensionRefused(f"{FILE} of {folder.name} has more than {MAX_FILE:,} bytes.")
-        manifest = Manifest.model_validate(tomllib.loads(raw.decode("utf-8")))
+        manifest = Manifest.model_validate(tomllib.loads(raw.decode("utf-8-sig")))
     except OSError as error:
         raise ExtensionRefused(f"{FILE} of {folder.name} cannot be read ({error.strerror}).") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExtensionRefused(f"{FILE} of {folder.name} is not valid TOML: {error}.") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ExtensionRefused(f"{FILE} of {folder.name}: {place}: {first['msg']}.") from None
+        raise ExtensionRefused(f"{FILE} of {folder.name}: {_fault(error)}") from None
     if manifest.name != folder.name:
         raise ExtensionRefused(
             f"The folder {folder.name} holds an extension that calls itself {manifest.name}.",
             "Name the folder after the extension.",
         )
     return manifest
+
+
+def _fault(error: ValidationError) -> str:
+    """What is wrong with a manifest, as its author would say it."""
+    first = error.errors(include_url=False)[0]
+    key, kind = ".".join(map(str, first["loc"])), first["type"]
+    if kind == "extra_forbidden":
+        return unknown_name("the key", key, Manifest.model_fields)
+    if kind == "missing":
+        return f"{key} is missing."
+    words = {
+        "string_pattern_mismatch": "small letters, digits and _, from a letter on, 2 to 40 of them"
+        if key not in {"engine", "web"}
+        else "a module's name, without a path",
+        "string_type": 'text, "in quotes"',
+        "tuple_type": 'a list, ["of", "texts"]',
+    }.get(kind)
+    if words:
+        return f"{key} is {str(first['input'])[:60]!r}; it must be {words}."
+    return f"{key}: {first['msg'].removeprefix('Value error, ')}."
 
 
 def bundled_folder() -> Path:
@@ -156,10 +187,10 @@ def folder_hash(folder: Path) -> str:
     """A sha256 over names and contents of an extension's files; another byte anywhere is another hash.
 
     What was installed for it counts, too: it is code that runs. A process reads such a file again when its size or
-    time of change is another.
+    time of change is another. Hidden files (``.git``, ``.pytest_cache``) and ``__pycache__`` are not its own.
 
     Raises:
-        ExtensionRefused: the folder is too large to be read at each start.
+        ExtensionRefused: the folder is too large to be read at each start, or holds a link to another folder.
     """
     digest = hashlib.sha256()
     size = site_size = 0
@@ -173,7 +204,14 @@ def folder_hash(folder: Path) -> str:
             if site_size > MAX_SITE:
                 raise ExtensionRefused(f"More than {MAX_SITE >> 30} GiB were installed for {folder.name}.")
             continue
-        if not path.is_file() or _SKIPPED.intersection(relative.parts):
+        if any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+            continue
+        if path.is_symlink() and path.is_dir():
+            raise ExtensionRefused(
+                f"{relative.as_posix()} in {folder.name} is a link to a folder, which could change unseen.",
+                "Put the folder itself there.",
+            )
+        if not path.is_file():
             continue
         content = path.read_bytes()
         size += len(content)

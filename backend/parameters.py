@@ -6,7 +6,7 @@ No torch: the web process knows them as JSON Schema only, from the registry docu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -39,7 +39,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Refuse a class whose panel could not be drawn or whose values could not be bounded."""
+        """Refuse a class whose panel could not be drawn, or that would not take its own defaults."""
         for name, field in cls.model_fields.items():
             if field.is_required():
                 raise TypeError(f"{cls.__name__}.{name} needs a default")
@@ -47,6 +47,27 @@ class Parameters(BaseModel):
                 raise TypeError(
                     f"{cls.__name__}.{name} needs a label: use number(), whole(), flag(), choice() or text()"
                 )
+            if hasattr(Parameters, name):
+                raise TypeError(f"{cls.__name__}.{name} is a name that Parameters itself has: call the field otherwise")
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            if field.annotation is str and not extra:  # every other field of text says what it is
+                raise TypeError(f'{cls.__name__}.{name} is a choice: write its names as its type, Literal["a", "b"]')
+            if (other := extra.get("options_of")) is not None and other not in cls.model_fields:
+                raise TypeError(f"{cls.__name__}.{name} holds options of {other!r}, which is no field of it")
+        if cls.__pydantic_complete__:  # else a type of its fields is not known yet
+            _check_defaults(cls)
+
+
+def _check_defaults(kind: type[Parameters]) -> None:
+    defaults = {name: field.default for name, field in kind.model_fields.items()}
+    try:
+        kind(**defaults)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise TypeError(
+            f"{kind.__name__}.{where} does not take its own default {first['input']!r}: {first['msg']}"
+        ) from None
 
 
 def number(default: float, *, low: float, high: float, label: str, step: float = 0.01, help: str = "") -> Any:
@@ -71,6 +92,8 @@ def choice(default: str, *, label: str, help: str = "") -> Any:
 
 def registered(default: str, kind: Registered, *, label: str, help: str = "") -> Any:
     """One of the names that the core and the extensions have registered: a preprocessor, a sampler, a schedule."""
+    if kind not in get_args(Registered):
+        raise ValueError(unknown_name("the list", kind, get_args(Registered)))
     return _field(default, label, help, json_schema_extra={"registry": kind})
 
 
@@ -114,8 +137,22 @@ def file(folder: str, *, label: str, empty: str = "None", help: str = "") -> Any
     return _field("", label, help, max_length=255, json_schema_extra={"folder": folder, "empty": empty})
 
 
+class _Made(FieldInfo):  # pyright: ignore[reportGeneralTypeIssues] - by its types, not when it runs
+    """A field that knows why it may be called: below ``text: str = text(...)`` the name means the field."""
+
+    __slots__ = ()
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise TypeError(
+            f"the field {self.title!r} is named like the function that makes it, which hides that function from the "
+            "lines below: call the field otherwise"
+        )
+
+
 def _field(default: Any, label: str, help: str, **rest: Any) -> FieldInfo:
-    return Field(default, title=label, description=help or None, **rest)
+    made = Field(default, title=label, description=help or None, **rest)
+    made.__class__ = _Made
+    return made
 
 
 def read_parameters(kind: type[Parameters], owner: str, stored: Mapping[str, Any]) -> Parameters:

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pluggy
 
 from backend.errors import UserError
-from backend.importing import LOOSE_PACKAGE, import_extension
+from backend.importing import LOOSE_PACKAGE, check_hooks, import_extension
 from backend.manifest import API_VERSION, ExtensionRefused, Found, find_extensions, folder_hash
 from backend.records.files import write_atomically
 
@@ -239,13 +239,10 @@ class Plugins:
             extension.reason = f"Importing it took {extension.import_seconds:.0f} s."
 
     def _register(self, extension: Extension) -> None:
-        """Give the module to pluggy, which checks arguments; unknown hooks are looked for here."""
+        """Give the module to pluggy, once its hooks are ones that there are."""
         module = extension.module
         assert module is not None  # noqa: S101 - just imported
-        known = {name for name in vars(self._specs) if hasattr(getattr(self._specs, name), "easel_spec")}
-        marked = {name for name, value in vars(module).items() if hasattr(value, "easel_impl")}
-        if unknown := sorted(marked - known):
-            raise ExtensionRefused(f"{unknown[0]} is no hook.", f"Known hooks: {', '.join(sorted(known))}.")
+        marked = check_hooks(module, self._specs, self._side)
         try:
             self._manager.register(module, extension.name)
         except pluggy.PluginValidationError as error:
@@ -340,10 +337,17 @@ class Plugins:
         )
 
     def registered(self, hook: str, kind: type, only: str | None = None, **arguments: Any) -> Iterator[tuple[str, Any]]:
-        """(owner, spec) of everything that a registry hook returns; an extension that returns something else is off."""
-        for owner in self.implementers(hook) if only is None else (only,):
+        """(owner, spec) of everything that a registry hook returns; an extension that returns something else is off.
+
+        What ships is asked first, so that no other extension can take a name from it.
+        """
+        owners = sorted(self.implementers(hook), key=lambda name: not self.extensions[name].found.is_bundled)
+        for owner in owners if only is None else (only,):
             try:
-                specs = list(self._timed(hook, owner, arguments))
+                given = self._timed(hook, owner, arguments)
+                if not isinstance(given, Iterable):
+                    raise TypeError(f"it returned {type(given).__name__}, no list of {kind.__name__}")
+                specs = list(given)
                 wrong = next((spec for spec in specs if not isinstance(spec, kind)), None)
                 if wrong is not None:
                     raise TypeError(f"{hook} returned a {type(wrong).__name__} instead of a {kind.__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -65,16 +66,69 @@ def test_a_new_extension_waits_and_a_changed_byte_makes_it_wait_again(place):
     assert not [name for name in sys.modules if name == f"{LOOSE_PACKAGE}.alpha.data"]
 
 
+def test_a_change_in_tests_asks_again_and_what_tools_leave_behind_does_not(place):
+    home = place.write("alpha")
+    assert place.statuses() == {"alpha": "on"}
+    for folder in (".pytest_cache", "__pycache__", ".git"):
+        (home / folder).mkdir()
+        (home / folder / "left").write_text("x")
+    assert place.statuses(approve=False) == {"alpha": "on"}
+    (home / "tests").mkdir()
+    (home / "tests" / "steps.py").write_text("")
+    assert place.statuses(approve=False) == {"alpha": "changed"}
+
+
+def test_a_link_to_a_folder_within_an_extension_is_refused_and_a_linked_extension_is_not(place, tmp_path):
+    place.write("alpha")
+    (place.folder / "alpha").rename(tmp_path / "alpha")
+    (place.folder / "alpha").symlink_to(tmp_path / "alpha")
+    assert place.statuses() == {"alpha": "on"}
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "alpha" / "lib").symlink_to(tmp_path / "elsewhere")
+    assert place.load(approve=False).extensions["alpha"].status == "refused"
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ('engin = "hooks"', "Did you mean 'engine'?"),
+    ('requires = "numpy"', 'a list, ["of", "texts"]'),
+    ('requires = ["no requirement!"]', "'no requirement!' is no requirement"),
+    ("description = 2", 'it must be text, "in quotes"'),
+    ('web = "a/b"', "a module's name, without a path"),
+])  # fmt: skip
+def test_a_fault_of_a_manifest_is_told_as_its_author_would_say_it(place, line, words):
+    place.write("alpha", more=line)
+    assert words in place.load(approve=False).extensions["alpha"].reason
+
+
+def test_a_manifest_of_a_windows_editor_is_read(place):
+    home = place.write("alpha")
+    manifest = home / "extension.toml"
+    manifest.write_bytes(b"\xef\xbb\xbf" + manifest.read_bytes().replace(b"\n", b"\r\n"))
+    assert place.statuses() == {"alpha": "on"}
+
+
+def test_a_module_that_is_not_there_is_told_with_those_that_are(place):
+    home = place.write("alpha")
+    (home / "extension.toml").write_text('name = "alpha"\ntitle = "A"\napi = ">=1"\nengine = "hooks.py"\n')
+    reason = place.load().extensions["alpha"].reason
+    assert "'hooks.py', which is not in its folder" in reason
+    assert "there: hooks" in reason
+
+
 @pytest.mark.parametrize(("code", "words"), [
     ("raise ValueError('no')", "ValueError: no"),
     ("import sys\nsys.exit(3)", "SystemExit: 3"),
     ("import not_there_at_all", "needs the Python module not_there_at_all"),
     ("def broken(:", "SyntaxError"),
     ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startap(): ...", "on_startap is no hook"),
-    ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startup(folder): ...", "does not fit"),
+    ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startap(): ...", "mean 'on_startup'?"),
+    ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startup(folder): ...",
+     "is not given 'folder'. It may take data_folder."),
+    ("import manners", "is a module of its own. Write: from . import manners"),
 ])  # fmt: skip
 def test_what_cannot_be_imported_is_listed_with_the_reason_and_stops_nobody(place, code, words):
     place.write("bad", code)
+    (place.folder / "bad" / "manners.py").touch()
     place.write("good")
     plugins = place.load()
     assert plugins.extensions["bad"].status == "failed"
@@ -190,3 +244,21 @@ def test_the_same_name_twice_is_an_error_that_names_both_places(place, tmp_path)
     second = plugins.extensions[f"alpha ({other})"]
     assert (plugins.extensions["alpha"].status, second.status) == ("on", "refused")
     assert str(other) in second.reason
+
+
+def test_what_ships_is_asked_for_its_names_before_what_was_added(place):
+    for name in ("alpha", "beta"):
+        place.write(
+            name, f"from backend.hookspecs import hookimpl\n@hookimpl\ndef register_samplers(): return ['{name}']\n"
+        )
+    plugins = place.load()
+    shipped = plugins.extensions["beta"]
+    shipped.found = replace(shipped.found, is_bundled=True)
+    assert [spec for _, spec in plugins.registered("register_samplers", str)] == ["beta", "alpha"]
+
+
+def test_a_registry_that_returns_one_spec_instead_of_a_list_is_told_so(place):
+    place.write("alpha", "from backend.hookspecs import hookimpl\n@hookimpl\ndef register_samplers(): return 3\n")
+    plugins = place.load()
+    assert not list(plugins.registered("register_samplers", str))
+    assert "it returned int, no list of str" in plugins.extensions["alpha"].reason
