@@ -17,6 +17,13 @@ from backend.records.registry import Registry
 from backend.request import GenerationRequest
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_AS: Mapping[Any, Any] = {"number": float, "integer": int}  # what a field's type makes of a number
+
+
 def panels_of(registry: Registry) -> Mapping[str, Mapping[str, Any]]:
     """The document's panels by name; an engine without extensions has none."""
     return {panel["name"]: panel for panel in registry.get("panels", ())}
@@ -49,6 +56,31 @@ def check_values(panel: Mapping[str, Any], values: Mapping[str, Any], registry: 
     """Refuse values that the panel, a row of the document, does not take. Raises ``BadRequest``."""
     _check(panel["label"], panel["schema"], values)
     _check_registered(panel, values, registry)
+
+
+def whole_values(request: GenerationRequest, registry: Registry) -> dict[str, Any]:
+    """The request's ``extensions`` with every field of each panel, in one order, and numbers as their fields have them.
+
+    So the same picture has the same record whoever asked: a page sends all fields and 1, a command line one and 1.0.
+    And a default that a later version changes does not change what an old picture was made with. Values of another
+    version stay as they are.
+    """
+    panels = panels_of(registry)
+    found: dict[str, Any] = {}
+    for name, stored in sorted(request.extensions.items()):
+        panel = panels[name]
+        if stored.get("version", panel["version"]) != panel["version"]:
+            found[name] = stored
+            continue
+        given = stored.get("values", {})
+        fields = panel["schema"].get("properties", {})
+        values = {
+            field: _AS.get(schema.get("type"), _as_it_is)(given[field] if field in given else schema["default"])
+            for field, schema in fields.items()
+            if field in given or "default" in schema
+        }
+        found[name] = {"version": panel["version"], "values": values}
+    return found
 
 
 def action_seconds(registry: Registry, panel: str, name: str) -> float:

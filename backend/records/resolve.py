@@ -19,7 +19,7 @@ from backend.formats.constants import CLIP_SKIP
 from backend.formats.predictions import ALLOWED, DISCRETE, with_prediction
 from backend.formats.vae_files import takes
 from backend.records.model_fit import check_models, without_effect
-from backend.records.panels import check_panels
+from backend.records.panels import check_panels, whole_values
 from backend.records.registry import Registry, registered_name
 from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
 
@@ -89,6 +89,7 @@ def resolve(
         seed=seeds[0],
         variation_seed=seeds[1],
         use_t5=_use_t5(request, info, notes),
+        extensions=whole_values(request, registry),
     )
     notes += [*_without_effect(ready, info), *without_effect(ready, info, refiner)]
     return Resolved(ready, tuple(notes))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from backend.errors import BadRequest
 from backend.parameters import Options, Parameters, number, options, picture, registered, whole
-from backend.records.panels import check_panels
+from backend.records.panels import check_panels, whole_values
 from backend.request import GenerationRequest
 
 
@@ -71,3 +73,14 @@ def test_a_value_that_is_refused_is_told_with_what_is_accepted(field, value, acc
         check(**{field: value})
     assert f"Unit: {field.title()} ({field}) is " in refused.value.what
     assert accepted in refused.value.todo
+
+
+def test_one_picture_has_one_record_whoever_asked():
+    def told(stored: dict[str, object]) -> str:
+        request = GenerationRequest(prompt="a fox", extensions={"unit": stored})
+        return json.dumps(whole_values(request, REGISTRY))
+
+    page = told({"version": 1, "values": {"preprocessor": "none", "settings": {}, "weight": 1, "hint": ""}})
+    assert page == told({"version": 1, "values": {"weight": 1.0}}) == told({"version": 1, "values": {}})
+    newer = {"version": 2, "values": {"strength": 1}}
+    assert json.loads(told(newer)) == {"unit": newer}
