@@ -1,4 +1,5 @@
-"""docs/extensions/hooks: a page for each hook, made from the specs, its users and the tests that name it.
+"""docs/extensions/hooks: a page for each hook, made from the specs, its users and the tests that name it; and one of
+all names that an extension may import.
 
 ``python -m tests.hook_pages`` writes them anew; ``tests/test_hook_pages.py`` holds them against the specs.
 """
@@ -21,6 +22,7 @@ from webui import hookspecs as web_specs
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "extensions" / "hooks"
+NAMES = "names.md"
 MOST_TESTS = 2
 LONGEST = 100  # characters of a signature on one line
 
@@ -53,6 +55,22 @@ FAILURES: Mapping[tuple[str, str], str] = {
         "queue",
     ): "An exception, no answer within ten seconds, or another answer: the order of arrival holds; after three "
     "the hook is off until the next start.",
+}
+
+
+#: Names without a docstring of their own.
+PLAIN: Mapping[str, str] = {
+    "API_VERSION": "Of what an extension may import; `api` in its manifest is held against it.",
+    "Branches": "The clean latents of the latest call's branches, by name; what `reads_branches` gives a sampler.",
+    "Denoiser": "`denoise(x, sigma)`, which answers with the clean latent, guidance included.",
+    "Family": "Names of the families of checkpoints.",
+    "HintKind": "What a hint of a preprocessor shows, for networks that know several kinds.",
+    "hookimpl": "Marks a function as the hook of its name.",
+    "JobState": "States of a job in the queue.",
+    "OnStep": "What a sampler calls after each step, with a `StepState`.",
+    "Options": "The type of a field that `options` makes: values by name.",
+    "Residual": "What is added to an output of a block: a tensor of its shape.",
+    "PROMPTS": "Fields of a request that hold a prompt.",
 }
 
 
@@ -142,9 +160,28 @@ def index() -> str:
     return "\n".join(lines) + "\n"
 
 
+def names() -> str:
+    """The page of everything that an extension may import, a row each."""
+    parts = ["# Names to import\n", "Made from the modules by `python -m tests.hook_pages`; do not edit.\n"]
+    for module, side in ((backend.api, "engine"), (webui.api, "web")):
+        parts += [f"## `{module.__name__}`, for the {side} side\n", "| name | what it is |", "|---|---|"]
+        parts += [f"| `{name}` | {told(module, name)} |" for name in sorted(module.__all__, key=str.casefold)]
+        parts += [""]
+    return "\n".join(parts)
+
+
+def told(module: ModuleType, name: str) -> str:
+    """What a name is, in the first sentence of its docstring; what has none is in ``PLAIN``."""
+    value = getattr(module, name)
+    if name in PLAIN or not (inspect.isclass(value) or inspect.isfunction(value)):
+        return PLAIN.get(name, "")
+    doc = inspect.cleandoc(value.__doc__ or "").partition("\n\n")[0]
+    return " ".join(doc.replace("``", "`").replace("|", "\\|").split())
+
+
 def pages() -> dict[str, str]:
     """Every file of the folder."""
-    return {"README.md": index()} | {f"{hook.name}.md": page(hook.name) for hook in hooks()}
+    return {"README.md": index(), NAMES: names()} | {f"{hook.name}.md": page(hook.name) for hook in hooks()}
 
 
 def write() -> None:

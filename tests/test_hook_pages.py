@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hook_pages import FAILURES, PAGES, Hook, hooks, pages, trials, users
+import backend.api
+import webui.api
+from tests.hook_pages import FAILURES, PAGES, Hook, hooks, pages, told, trials, users
 
 HOOKS = hooks()
 
@@ -22,3 +24,8 @@ def test_a_hook_says_its_kind_and_what_it_is_for_and_has_a_test_and_a_user(hook:
     assert len(hook.summary) > 15
     assert trials(hook), f"no test names {hook.name}"
     assert users(hook), f"nothing that ships and no port uses {hook.name}"
+
+
+@pytest.mark.parametrize("module", [backend.api, webui.api], ids=lambda module: module.__name__)
+def test_every_name_that_an_extension_may_import_is_told(module):
+    assert not [name for name in module.__all__ if len(told(module, name)) < 10]
