@@ -83,6 +83,17 @@ def whole_values(request: GenerationRequest, registry: Registry) -> dict[str, An
     return found
 
 
+def idle_samplers(request: GenerationRequest, registry: Registry) -> list[str]:
+    """A note for each panel of a sampler that is not the resolved request's."""
+    samplers = registry["samplers"]
+    chosen = next((row for row in samplers if row["name"] == request.sampler), {})
+    return [
+        f"The settings of {row['label']} have no effect: the sampling method is {chosen.get('label', request.sampler)}."
+        for row in samplers
+        if row.get("panel") in request.extensions and row.get("panel") != chosen.get("panel")
+    ]
+
+
 def action_seconds(registry: Registry, panel: str, name: str) -> float:
     """How long an action of a panel may take; raises ``NotFound`` if there is none of this name."""
     panels = panels_of(registry)

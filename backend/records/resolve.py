@@ -19,7 +19,7 @@ from backend.formats.constants import CLIP_SKIP
 from backend.formats.predictions import ALLOWED, DISCRETE, with_prediction
 from backend.formats.vae_files import takes
 from backend.records.model_fit import check_models, without_effect
-from backend.records.panels import check_panels, whole_values
+from backend.records.panels import check_panels, idle_samplers, whole_values
 from backend.records.registry import Registry, registered_name
 from backend.request import MAX_SEED, MAX_SIDE, GenerationRequest, ImageFormat
 
@@ -91,7 +91,7 @@ def resolve(
         use_t5=_use_t5(request, info, notes),
         extensions=whole_values(request, registry),
     )
-    notes += [*_without_effect(ready, info), *without_effect(ready, info, refiner)]
+    notes += [*_without_effect(ready, info), *without_effect(ready, info, refiner), *idle_samplers(ready, registry)]
     return Resolved(ready, tuple(notes))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from backend.errors import BadRequest
 from backend.parameters import Options, Parameters, number, options, picture, registered, whole
-from backend.records.panels import check_panels, whole_values
+from backend.records.panels import check_panels, idle_samplers, whole_values
 from backend.request import GenerationRequest
 
 
@@ -84,3 +84,14 @@ def test_one_picture_has_one_record_whoever_asked():
     assert page == told({"version": 1, "values": {"weight": 1.0}}) == told({"version": 1, "values": {}})
     newer = {"version": 2, "values": {"strength": 1}}
     assert json.loads(told(newer)) == {"unit": newer}
+
+
+@pytest.mark.parametrize(("sampler", "notes"), [
+    ("jumps", []),
+    ("euler", ["The settings of Jumps have no effect: the sampling method is Euler."]),
+])  # fmt: skip
+def test_settings_of_a_sampler_that_is_not_used_are_told(sampler, notes):
+    rows = [{"name": "euler", "label": "Euler"}, {"name": "jumps", "label": "Jumps", "panel": "jumps"}]
+    stored = {"jumps": {"version": 1, "values": {}}, "unit": {"version": 1, "values": {}}}
+    request = GenerationRequest(prompt="a fox", sampler=sampler, extensions=stored)
+    assert idle_samplers(request, {"samplers": rows}) == notes
