@@ -22,5 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def starts_page(arguments: Sequence[str]) -> bool:
-    """Whether these arguments mean the server: no subcommand in front and no question."""
-    return not ASKS.intersection(arguments) and not SUBCOMMANDS.intersection(arguments[:1])
+    """Whether these arguments mean the server: no subcommand, in front or behind an option's value, and no question."""
+    before = ["", *arguments]
+    commands = [each for last, each in zip(before, arguments, strict=False) if each in SUBCOMMANDS and last[:1] != "-"]
+    return not ASKS.intersection(arguments) and not commands

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from backend.errors import BadRequest, DiskFull, NotFound
 from backend.formats.presets import PRESETS, find_preset
@@ -55,12 +56,17 @@ BAR = 1000  # parts of a progress bar
 @settings_options()
 @click.option("--autolaunch", is_flag=True, help="Open the page in the browser.")
 @click.version_option(importlib.metadata.version("easel"), prog_name="easel")
-def easel(**_: object) -> None:
+@click.pass_context
+def easel(context: click.Context, **_: object) -> None:
     """Make pictures from words, on this machine.
 
     Without a command: start the page and print its address. Settings are also read from EASEL_* variables and from
     settings.toml in the data folder.
     """
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given and context.invoked_subcommand:
+        option = f"--{given[0].replace('_', '-')}"
+        raise click.UsageError(f"Options stand behind their command: easel {context.invoked_subcommand} ... {option}")
 
 
 easel.add_command(bench)

@@ -42,6 +42,15 @@ def test_the_launcher_is_taken_unless_a_subcommand_or_an_answer_is_wanted(argume
     assert starts_page(arguments) is expected
 
 
+def test_an_option_before_its_command_is_told_where_it_belongs_and_starts_no_page(tmp_path):
+    given = ["--data-dir", str(tmp_path), "models"]
+    assert not starts_page(given)
+    assert starts_page(["--data-dir", "models"])
+    told = CliRunner().invoke(easel, given)
+    assert told.exit_code == 2
+    assert "Options stand behind their command: easel models ... --data-dir" in told.output
+
+
 def test_every_setting_is_an_option_with_its_help():
     text = " ".join(run("--help").output.split())
     for name, info in Settings.model_fields.items():
