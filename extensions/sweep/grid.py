@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ MAX_SIDE = 14_000  # pixels of all cells: with their titles they stay below the 
 MAX_PIXELS = 120_000_000
 _PAPER, _INK, _PALE = (255, 255, 255), (20, 20, 24), (110, 112, 120)
 _MOST_LINES, _MOST_CHARACTERS = 6, 400
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Label(NamedTuple):
@@ -48,9 +50,10 @@ def draw_grid(
     margin = max(1, min(wide, high) // 64)
     fonts = _fonts(wide, high)
     heads = [_wrapped(label.value, fonts[0], wide) for label in columns]
-    sides = [_wrapped(label.value, fonts[0], max(64, wide // 2)) for label in rows]
+    beside = _room_beside(rows, fonts, wide)
+    sides = [_wrapped(label.value, fonts[0], beside) for label in rows]
     top = _wrapped(columns[0].axis, fonts[1], wide * len(columns))
-    side = _wrapped(rows[0].axis, fonts[1], max(64, wide // 2))
+    side = _wrapped(rows[0].axis, fonts[1], beside)
     words = f"{title.axis}: {title.value}" if title.axis else ""
     whole = _wrapped(words, fonts[0], wide * len(columns))
     left = _padded(max(each.width for each in (*sides, side)), margin)
@@ -84,17 +87,26 @@ def _scale(width: int, height: int) -> float:
     return min(1.0, MAX_SIDE / width, MAX_SIDE / height, (MAX_PIXELS / (width * height)) ** 0.5)
 
 
-def _fonts(wide: int, high: int) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, ...]:
+def _fonts(wide: int, high: int) -> tuple[_Font, ...]:
     """Pillow's own font, which is there on every machine: of values, and of the axes' titles."""
     size = max(11, min(wide, high) // 18)
     return ImageFont.load_default(size), ImageFont.load_default(max(10, size * 4 // 5))
+
+
+def _room_beside(rows: Sequence[Label], fonts: Sequence[_Font], wide: int) -> int:
+    """How wide the rows' labels may be: half a cell, or up to a whole one so that no word is broken."""
+    words = [
+        (word, font) for row in rows for text, font in zip(reversed(row), fonts, strict=True) for word in text.split()
+    ]
+    longest = max((font.getlength(word[:_MOST_CHARACTERS]) for word, font in words), default=0)
+    return max(64, wide // 2, min(wide, math.ceil(longest)))
 
 
 def _padded(length: int, margin: int) -> int:
     return length + 2 * margin if length else margin
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> _Text:
+def _wrapped(text: str, font: _Font, width: int) -> _Text:
     """Lines of at most ``width`` pixels; longer words are broken, and what is too much ends with three dots."""
     lines: list[str] = []
     for word in text[:_MOST_CHARACTERS].split():
@@ -117,7 +129,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return _Text(tuple(lines), round(max(map(font.getlength, lines))), _line_height(font) * len(lines))
 
 
-def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+def _line_height(font: _Font) -> int:
     box = font.getbbox("Ågj|")
     return round((box[3] - box[1]) * 1.2)
 
@@ -125,7 +137,7 @@ def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
 def _write(
     draw: ImageDraw.ImageDraw,
     text: _Text,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: _Font,
     span: tuple[int, int],
     top: int,
     colour: tuple[int, int, int],

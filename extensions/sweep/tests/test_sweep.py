@@ -143,3 +143,15 @@ def test_a_panel_without_an_axis_makes_the_picture_and_says_so(engine, tmp_path)
     assert len(result.pictures) == 1
     assert any("nothing was varied" in note for note in result.notes)
     assert result.request == GenerationRequest(**{**result.request.__dict__, "extensions": {}})
+
+
+def test_words_beside_small_cells_are_whole():
+    images = [Image.new("RGB", (128, 128))]
+    columns = [Label("", "")]
+
+    def left(value: str) -> int:
+        rows = [Label("Fill in", value)]
+        return draw_grid(images, {(0, 0): 0}, columns, rows, Label("", ""), lambda text: None).width - 128
+
+    assert left("all combinations") == left("combinations") > 64
+    assert left("m" * 200) <= 128 + 16
