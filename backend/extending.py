@@ -116,7 +116,7 @@ class PanelSpec:
     def __post_init__(self) -> None:
         """Refuse what no page could draw, and an ``always`` panel that could refuse jobs that never asked for it."""
         if not re.fullmatch(r"[a-z][a-z0-9_.]{0,79}", self.name):
-            raise ValueError(f"{self.name!r} is no name for a panel: small letters, digits, _ and .")
+            raise ValueError(f"{self.name!r} is no name for a panel: small letters, digits, _ and dots")
         if not (isinstance(self.parameters, type) and issubclass(self.parameters, Parameters)):
             raise TypeError(f"the panel {self.name} needs a class of Parameters, not {self.parameters!r}")
         for what, given, known in (("tab", self.tabs, TABS), ("family", self.families, get_args(Family))):
