@@ -267,9 +267,7 @@ class Extensions:
     def started(self) -> None:
         """Tell the observers that the engine is up; each has a folder of its own for what it keeps."""
         for owner in self.plugins.implementers("on_startup"):
-            folder = self._folder(owner)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.plugins.observe("on_startup", only=owner, data_folder=folder)
+            self.plugins.observe("on_startup", only=owner, data_folder=self._folder(owner))
 
     def stopped(self) -> None:
         """Tell the observers that the engine ends."""
@@ -286,7 +284,9 @@ class Extensions:
         self.plugins.observe("model_loaded", name=name, part=part)
 
     def _folder(self, owner: str) -> Path:
-        return self._data_dir / "extension-data" / owner
+        folder = self._data_dir / "extension-data" / owner
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _sampler_panels(self) -> dict[str, PanelSpec]:
         """A sampler's own parameters are a panel of its name, which the page shows while the sampler is chosen."""

@@ -9,6 +9,7 @@ import pytest
 
 from backend.errors import ModelCorrupt
 from backend.formats.configs import CheckpointInfo, EncoderInfo, OtherFile, VaeInfo
+from backend.formats.control_configs import ControlInfo
 from backend.formats.detect import detect
 from backend.formats.expected import expected
 from backend.formats.reader import read_header
@@ -32,8 +33,8 @@ VERDICTS: dict[str, tuple[type, str]] = {
     "clip_l": (EncoderInfo, "clip_l"),
     "clip_g": (EncoderInfo, "clip_g"),
     "t5xxl": (EncoderInfo, "t5"),
-    "sdxl_controlnet_diffusers": (OtherFile, "ControlNet (diffusers naming) for SDXL"),
-    "sd35_large_controlnet_canny": (OtherFile, "ControlNet (Stability's) for SD3.5 Large"),
+    "sdxl_controlnet_diffusers": (ControlInfo, "ControlNet for sdxl"),
+    "sd35_large_controlnet_canny": (ControlInfo, "ControlNet for SD3.5 for sd3"),
 }
 
 
@@ -45,6 +46,8 @@ def verdict(info) -> tuple[type, str]:
             return VaeInfo, info.questions[0].assumed
         case EncoderInfo():
             return EncoderInfo, info.part
+        case ControlInfo():
+            return ControlInfo, f"{info.kind} for {info.family}"
         case _:
             return OtherFile, f"{info.kind} for {info.family}"
 
