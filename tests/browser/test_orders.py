@@ -56,7 +56,8 @@ def test_words_are_filled_in_by_themselves_and_the_template_comes_back(here):
     assert text.split("\n")[0] in ("a fox, red", "a hen, red")
     here.page.evaluate("text => easel.send('apply', {tab: 'txt2img', text})", text)
     panel = here.page.locator("#txt2img_panel_dynamic_prompts")
-    here.page.wait_for_function("() => easel.store.read('panels').txt2img.dynamic_prompts.values.template")
+    kept = "(((easel.store.read('panels') || {}).txt2img || {}).dynamic_prompts || { values: {} }).values.template"
+    here.page.wait_for_function(f"() => {kept}")  # nothing is kept before the first panel is set
     assert panel.get_by_label("Template", exact=True).input_value() == "a __animal__, {red|red}"
     assert panel.get_by_role("switch").count() == 0
     shown = "wanted => document.querySelector('#txt2img_prompt textarea').value === wanted"

@@ -64,6 +64,21 @@ def test_parameters_switch_panels_on_and_off_also_in_a_tab_that_was_never_open(p
     here.page.locator("#txt2img_panel_pag.on").wait_for()
 
 
+def test_settings_of_an_older_version_are_sent_as_they_were_until_one_is_changed(pag):
+    here = pag
+    here.prompt("txt2img", "a fox")
+    here.page.evaluate("easel.registry.panels.find((panel) => panel.name === 'pag').version = 2")
+    stored = {"pag": {"version": 1, "values": {"scale": 1.5}}}
+    here.page.evaluate("stored => easel.panelsTold([JSON.stringify(stored), '', ''])", stored)
+    here.page.locator("#txt2img_panel_pag.on").wait_for()
+    sent = "easel.extensionValues('txt2img', 'euler').pag"
+    assert here.page.evaluate(sent) == stored["pag"]
+    scale(here).fill("2.5")
+    scale(here).blur()
+    changed = here.page.evaluate(sent)
+    assert (changed["version"], changed["values"]["scale"]) == (2, 2.5)
+
+
 def test_a_samplers_own_parameters_show_and_are_sent_while_it_is_chosen(pag):
     here = pag
     here.prompt("txt2img", "a fox")

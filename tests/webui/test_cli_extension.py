@@ -72,11 +72,11 @@ def test_a_new_extension_passes_its_check_and_its_test(tmp_path, monkeypatch):
         ("import nowhere_to_be_found\n", "It cannot be imported"),
         ("", "hooks: it implements some: it implements none"),
         (HEAD + "@hookimpl\ndef patch_jib(job): ...\n", "patch_jib is no hook"),
-        (HEAD + "@hookimpl\ndef patch_job(job, mood): ...\n", "A hook does not fit"),
+        (HEAD + "@hookimpl\ndef patch_job(job, mood): ...\n", "patch_job does not fit: it is not given 'mood'"),
         (
             HEAD + "class P(Parameters):\n    a: float = number(3.0, low=0, high=1, label='A')\n\n"
             "@hookimpl\ndef register_panels():\n    return [PanelSpec('p', 'P', P)]\n",
-            "the schema does not take its own values",
+            "not take its own default 3.0",
         ),
     ],
 )

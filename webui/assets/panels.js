@@ -39,6 +39,8 @@
     const own = row && row.panel ? easel.panelNamed(row.panel) : null;
     const used = [...offered(tab).filter((panel) => isUsed(panel, tab)), ...(own && suits(own, tab) ? [own] : [])];
     return Object.fromEntries(used.map((panel) => {
+      const { older } = settings(tab, panel);
+      if (older && older.version < panel.version) return [panel.name, older]; // the engine knows what they mean now
       const values = fieldsOf(panel).map(([field, schema]) => [field, valueOf(settings(tab, panel), field, schema)]);
       return [panel.name, { version: panel.version, values: Object.fromEntries(values) }];
     }));
@@ -58,9 +60,11 @@
       for (const panel of easel.registry.panels) {
         const own = settings(tab, panel);
         own.on = panel.name in told;
+        delete own.older;
         if (!own.on && panel.always) own.values = {};
         if (!own.on) continue;
         own.values = { ...(told[panel.name].values || {}) };
+        if (told[panel.name].version < panel.version) own.older = told[panel.name];
         isOpen[`${tab}.${panel.name}`] = true;
       }
       delete waiting[tab];
@@ -75,6 +79,7 @@
     const own = settings(tab, panel);
     const properties = panel.schema.properties || {};
     const take = (field, value) => {
+      delete own.older; // from now on it is as it is shown
       own.values[field] = value;
       for (const [other, { options_of: named }] of fieldsOf(panel)) if (named === field) own.values[other] = {};
       rows.forEach(([, schema, row]) => schema.options_of === field && row.show());
@@ -88,6 +93,7 @@
     const rows = fieldsOf(panel).map(([field, schema]) => [field, schema, row(field, schema)]);
     const reset = () => {
       own.values = {};
+      delete own.older;
       rows.forEach(([, schema, row]) => row.show(schema.default));
       keep();
     };
@@ -96,6 +102,7 @@
       values: () => Object.fromEntries(rows.map(([field, schema]) => [field, valueOf(own, field, schema)])),
       setValues: (values, use) => {
         Object.assign(own.values, values);
+        delete own.older;
         rows.forEach(([field, schema, row]) => (field in values || schema.options_of in values) && row.show(valueOf(own, field, schema)));
         if (use) turnOn();
         keep();

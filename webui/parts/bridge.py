@@ -168,8 +168,14 @@ def known_panels(stored: Mapping[str, Any], registry: Registry) -> tuple[dict[st
     told = [f"Left out, since their extensions are not here: {gone}."] if gone else []
     for name, value in known.items():
         panel = panels[name]
-        if value.get("version", panel["version"]) != panel["version"]:
-            told.append(f"{panel['label']} was another version then: its settings are those that it still knows.")
+        version = value.get("version", panel["version"])
+        if version < panel["version"]:
+            told.append(
+                f"{panel['label']} had other settings then. They are sent as they were, and brought up to date when "
+                "the picture is made; change one, and all are as they are shown."
+            )
+        elif version > panel["version"]:
+            told.append(f"{panel['label']} was a newer version then: its settings are those that it knows here.")
     return known, told
 
 

@@ -132,7 +132,7 @@ def test_only_the_masked_area_is_cut_out_of_a_units_own_picture_too(engine, pict
     shown = [
         pixels(engine, guided("tiny-xl", "edges-xl", own, fields=fields, preprocessor="none")) for own in ("", big)
     ]
-    assert np.array_equal(shown[0], shown[1])
+    assert np.abs(shown[0] - shown[1]).max() <= 2
     other = engine.inputs.store(picture_bytes(4 * SIZE, 4 * SIZE, seed=9)).sha256
     assert (pixels(engine, guided("tiny-xl", "edges-xl", other, fields=fields, preprocessor="none")) != shown[0]).any()
 

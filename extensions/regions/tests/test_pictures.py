@@ -35,8 +35,11 @@ def pixels(engine: Engine, request: GenerationRequest) -> np.ndarray:
 @pytest.mark.parametrize("mode", ["attention", "latent"])
 def test_one_region_that_covers_all_is_the_plain_prompt(engine: Engine, checkpoint: str, mode: str) -> None:
     plain = pixels(engine, ask(checkpoint))
-    assert np.array_equal(pixels(engine, regional(checkpoint, "a fox", layout="1", mode=mode)), plain)
-    assert np.array_equal(pixels(engine, regional(checkpoint, f"a fox BREAK {TWO}", base_share=1.0, mode=mode)), plain)
+    # a call of three branches: matrix products of another batch size round otherwise
+    most = 1 if mode == "latent" else 0
+    assert np.abs(pixels(engine, regional(checkpoint, "a fox", layout="1", mode=mode)) - plain).max() <= most
+    whole = pixels(engine, regional(checkpoint, f"a fox BREAK {TWO}", base_share=1.0, mode=mode))
+    assert np.abs(whole - plain).max() <= most
     assert np.array_equal(pixels(engine, ask(checkpoint)), plain)
 
 
