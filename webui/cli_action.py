@@ -6,19 +6,15 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from backend.errors import BadRequest, DiskFull, NotFound
+from backend.errors import BadRequest, DiskFull
 from backend.request import parse_request
 from backend.settings import Settings
-from webui.options import PICTURES, SentenceCommand, panel_values, request_options, settings_from, settings_options
-
-if TYPE_CHECKING:
-    from backend.records.images import Inputs
+from webui.options import SentenceCommand, request_options, settings_from, settings_options, with_pictures
 
 SETTINGS = ("data_dir", "models_dir", "models_from", "extensions_dir", "device", "dtype", "threads")
 
@@ -46,35 +42,20 @@ def _pressed(
     logging.basicConfig(level=logging.WARNING, format="easel: %(message)s")
     from backend.engine.actions import run_action
     from backend.engine.engine import Engine
-    from backend.records.images import Inputs
-    from backend.records.resolve import resolve
+    from backend.records.panels import panels_of, with_texts
 
-    inputs = Inputs(settings.inputs_dir)
     fields = {field: value for field, value in given.items() if value is not None and value != ()}
-    if "extensions" in fields:
-        fields["extensions"] = panel_values(fields["extensions"], partial(_store, inputs))
-    fields |= {field: _store(inputs, fields[field]) for field in PICTURES if field in fields}
+    request = parse_request({"prompt": prompt, **with_pictures(fields, settings)})
     engine = Engine(settings)
-    request = parse_request({"prompt": prompt, **fields})
-    info, vae = engine.catalog.asked_by(request)
-    refiner = engine.catalog.refiner(request.refiner) if request.refiner else None
-    size = inputs.size(request.init_image) if request.init_image else None
-    whole = resolve(request, info, engine.registry, vae=vae, refiner=refiner, init_size=size, rng=engine.rng)
-    done = run_action(engine.extensions, inputs, panel, name, whole.request)
+    resolved, _ = engine.resolved(with_texts(request, panels_of(engine.registry)))
+    done = run_action(engine.extensions, engine.inputs, panel, name, resolved.request)
     lines = [done.text] if done.text else []
     lines += [f"{field}: {value}" for field, value in done.fields.items()]
     lines += [f"{panel}.{field}={value}" for field, value in done.values.items()]
     if done.picture is not None:
-        place = inputs.path(done.picture)
+        place = engine.inputs.path(done.picture)
         lines.append(str(place if output is None else _copied(place, output)))
     return [*done.notes, *lines]
-
-
-def _store(inputs: Inputs, path: Path) -> str:
-    try:
-        return inputs.store(path.read_bytes()).sha256
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}.", "Give a picture's file.") from None
 
 
 def _copied(picture: Path, output: Path) -> Path:

@@ -12,21 +12,20 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from backend.errors import BadRequest, DiskFull, NotFound
+from backend.errors import BadRequest, DiskFull
 from backend.formats.presets import PRESETS, find_preset
 from backend.request import parse_request
 from backend.settings import Settings
 from webui.cli_bench import bench
 from webui.cli_convert import convert
 from webui.cli_extension import extension
-from webui.options import PICTURES, SentenceCommand, panel_values, request_options, settings_from, settings_options
+from webui.options import SentenceCommand, request_options, settings_from, settings_options, with_pictures
 
 if TYPE_CHECKING:
     from backend.events import Event
@@ -89,10 +88,7 @@ def generate(context: click.Context, prompt: str, output: Path | None, preset: s
     fields = chosen_fields(preset, given)
     if output is not None:
         fields["image_format"] = _format_of(output, fields.get("image_format"))
-    if "extensions" in fields:
-        fields["extensions"] = panel_values(fields["extensions"], partial(_store, settings))
-    fields |= {name: _store(settings, fields[name]) for name in PICTURES if name in fields}
-    request = parse_request({"prompt": prompt, **fields})
+    request = parse_request({"prompt": prompt, **with_pictures(fields, settings)})
     cancel = threading.Event()
     with _stopping(cancel):
         paths = _generate(settings, request, output, cancel)
@@ -222,14 +218,3 @@ def _format_of(output: Path, chosen: str | None) -> str:
             f"Accepted: {', '.join(FORMATS)}.",
         )
     return wanted
-
-
-def _store(settings: Settings, path: Path) -> str:
-    """A picture goes through the same gate as in the page, and into the same folder. Raises ``NotFound``."""
-    from backend.records.images import Inputs
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}.", "Give a picture's file.") from None
-    return Inputs(settings.inputs_dir).store(data).sha256

@@ -6,13 +6,14 @@ import json
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
-from backend.errors import BadRequest, UserError
+from backend.errors import BadRequest, NotFound, UserError
 from backend.request import request_schema
 from backend.settings import Settings, load_settings
 
@@ -120,6 +121,29 @@ def panel_values(given: Sequence[str], store: Callable[[Path], str]) -> dict[str
         if field:
             values[field] = store(Path(written[1:])) if written.startswith("@") else _json_or_text(written)
     return panels
+
+
+def with_pictures(fields: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The fields of an invocation as a request has them: panels as objects, pictures as the hashes of stored inputs.
+
+    Picture files go through the same gate as in the page, and into the same folder.
+
+    Raises:
+        BadRequest, NotFound: as ``panel_values``; a picture that cannot be read.
+    """
+    store = partial(_store, settings)
+    panels = {"extensions": panel_values(fields["extensions"], store)} if "extensions" in fields else {}
+    return {**fields, **panels, **{name: store(fields[name]) for name in PICTURES if name in fields}}
+
+
+def _store(settings: Settings, path: Path) -> str:
+    from backend.records.images import Inputs
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}.", "Give a picture's file.") from None
+    return Inputs(settings.inputs_dir).store(data).sha256
 
 
 def _json_or_text(written: str) -> Any:

@@ -1,8 +1,9 @@
-"""A box in shares of a picture's sides, as how much of each cell lies in it."""
+"""Regions of a picture, (h, w) from 0 to 1: from a box in shares of its sides, and at another size."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: left, top, right and bottom, 0 to 1.
@@ -13,6 +14,11 @@ def box_region(box: Box, height: int, width: int) -> Tensor:
     """How much of each of ``height`` by ``width`` cells lies within the box, (height, width), 0 to 1."""
     left, top, right, bottom = box
     return torch.outer(_covered(top, bottom, height), _covered(left, right, width))
+
+
+def region_map(region: Tensor, height: int, width: int) -> Tensor:
+    """A region (h, w) at another size, (1, 1, height, width)."""
+    return F.interpolate(region[None, None].float(), size=(height, width), mode="area")
 
 
 def _covered(start: float, end: float, cells: int) -> Tensor:

@@ -128,7 +128,6 @@ class GuidedDenoiser:
         self._prepared: dict[Acting, dict[tuple[int, ...], _Prepared]] = {}
         self._is_aside = False  # while a patch asks about another latent
         self._latest: Mapping[str, Tensor] = {}  # clean latents of the latest call's branches
-        self._channels = 0  # of a latent, known once there is one
         self.steps = steps
         self.step = 0  # index of the step that is being made
 
@@ -266,7 +265,6 @@ class GuidedDenoiser:
     def _evaluated(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
         """The network's output for each branch, (B, C, H, W) in the dtype of ``x``."""
         scaled = (x * self._prediction.input_scale(sigma)).to(self._dtype)
-        self._channels = x.shape[1]
         timestep = float(self._prediction.timestep(sigma))
         outputs: dict[int, Tensor] = {}
         for group in self._groups(branches):
@@ -324,7 +322,8 @@ class GuidedDenoiser:
     ) -> Tensor:
         if patched.has_any:
             options = {**options, "patches": patched}
-            inputs = NetworkInputs(x[:, : self._channels], times, prepared.plain, prepared.pooled)
+            latent = x if self._extra is None else x[:, : -self._extra.shape[1]]
+            inputs = NetworkInputs(latent, times, prepared.plain, prepared.pooled)
             if (residuals := patched.residuals(inputs)) is not None:
                 options["residuals"] = residuals
         return self._network(x, times, prepared.context, prepared.pooled, **options)

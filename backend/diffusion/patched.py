@@ -8,9 +8,9 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from backend.diffusion.boxes import region_map
 from backend.diffusion.patching import (
     QKV,
     AttentionBias,
@@ -187,11 +187,6 @@ def token_grid(call: Call, place: Place) -> tuple[int, int]:
     for _ in range(place.scale.bit_length() - 1):
         height, width = (height + 1) // 2, (width + 1) // 2
     return height, width
-
-
-def region_map(region: Tensor, height: int, width: int) -> Tensor:
-    """A region (h, w) at another size, (1, 1, height, width)."""
-    return F.interpolate(region[None, None].float(), size=(height, width), mode="area")
 
 
 def region_tokens(region: Tensor, call: Call, place: Place) -> Tensor:

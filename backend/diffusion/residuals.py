@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from backend.diffusion.boxes import region_map
 
 _NONE: Mapping[int, Tensor] = MappingProxyType({})
 
@@ -80,12 +81,11 @@ def within(residual: Residual, region: Tensor, height: int, width: int) -> Resid
     """
 
     def on_map(t: Tensor) -> Tensor:
-        return t * F.interpolate(region[None, None].float(), size=t.shape[-2:], mode="area").to(t)
+        return t * region_map(region, *t.shape[-2:]).to(t)
 
     def on_tokens(t: Tensor) -> Tensor:
         side = round(math.sqrt(height * width / t.shape[1]))  # of a patch, in cells
-        size = (height // side, width // side)
-        return t * F.interpolate(region[None, None].float(), size=size, mode="area").reshape(1, -1, 1).to(t)
+        return t * region_map(region, height // side, width // side).reshape(1, -1, 1).to(t)
 
     return residual.each(on_map) if isinstance(residual, UNetResiduals) else [on_tokens(t) for t in residual]
 

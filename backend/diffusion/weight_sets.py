@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from backend.diffusion.patched import region_map
+from backend.diffusion.boxes import region_map
 from backend.diffusion.patching import Scope
 
 Acting = frozenset[int]

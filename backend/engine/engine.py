@@ -25,9 +25,11 @@ from backend.engine.result import VERSION, GenerationResult, Picture
 from backend.engine.run import Run
 from backend.errors import OutOfMemory
 from backend.events import JobEvent, Residents
+from backend.formats.configs import CheckpointInfo
 from backend.records.catalog import Catalog
 from backend.records.images import Inputs
 from backend.records.outputs import Outputs
+from backend.records.resolve import Resolved, resolve
 from backend.request import GenerationRequest
 from backend.settings import Settings
 
@@ -103,6 +105,18 @@ class Engine:
             if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
                 raise self._out_of_memory(run.request or request) from error
             raise
+
+    def resolved(self, request: GenerationRequest) -> tuple[Resolved, CheckpointInfo]:
+        """The request with every field filled and checked, and its checkpoint; nothing is loaded.
+
+        Raises:
+            NotFound, ModelUnsupported, BadRequest ...: as ``generate`` would.
+        """
+        info, vae = self.catalog.asked_by(request)
+        refiner = self.catalog.refiner(request.refiner) if request.refiner else None
+        size = self.inputs.size(request.init_image) if request.init_image else None
+        done = resolve(request, info, self.registry, rng=self.rng, init_size=size, vae=vae, refiner=refiner)
+        return done, info
 
     def batching(self, request: GenerationRequest, *, branches: int = 2) -> Batching:
         """Guidance as one batch or a pass for each branch: by setting, else by device and size, never by free memory.

@@ -265,7 +265,10 @@ class Extensions:
         return [image.convert("RGB") for image in listed(owner, "job_pictures", added, Image.Image)]
 
     def started(self) -> None:
-        """Tell the observers that the engine is up; each has a folder of its own for what it keeps."""
+        """Make each extension's folder for what it keeps, and tell the observers that the engine is up."""
+        for name, extension in self.plugins.extensions.items():
+            if extension.status == "on":
+                self._folder(name).mkdir(parents=True, exist_ok=True)
         for owner in self.plugins.implementers("on_startup"):
             self.plugins.observe("on_startup", only=owner, data_folder=self._folder(owner))
 
@@ -284,9 +287,7 @@ class Extensions:
         self.plugins.observe("model_loaded", name=name, part=part)
 
     def _folder(self, owner: str) -> Path:
-        folder = self._data_dir / "extension-data" / owner
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self._data_dir / "extension-data" / owner
 
     def _sampler_panels(self) -> dict[str, PanelSpec]:
         """A sampler's own parameters are a panel of its name, which the page shows while the sampler is chosen."""

@@ -101,18 +101,15 @@ def _control(engine: Engine, job: Job, name: str) -> Control:
             "Choose a guidance network that was trained for this checkpoint's family.",
             field="extensions",
         )
-    told: list[Control] = []
 
-    def load() -> nn.Module:
-        told.append(_loaded(engine, job, info))
-        return told[0].network
+    def load() -> nn.Module:  # what the file says of its hint is kept beside the network, for as long as that is kept
+        control = _loaded(engine, job, info)
+        control.network.easel_control = control  # type: ignore[assignment]  # a plain attribute
+        return control.network
 
     own = [engine.manager.key(job.info, DENOISER)]
     network = engine.manager.network(info.path, _kind(info, job), load, beside=own)
-    if not told:  # it was in memory: what its file says of the hint is kept beside it
-        return cast("Control", network.easel_control)
-    network.easel_control = told[0]  # type: ignore[assignment]  # a plain attribute
-    return told[0]
+    return cast("Control", network.easel_control)
 
 
 def _kind(info: ControlInfo, job: Job) -> str:

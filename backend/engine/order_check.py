@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from backend.engine.expansion import Part
-from backend.records.resolve import resolve
 from backend.records.tags import check_tags
 from backend.request import GenerationRequest
 
@@ -22,11 +21,7 @@ def checked(engine: Engine, parts: Sequence[Part]) -> list[GenerationRequest]:
     """
     found: list[GenerationRequest] = []
     for part in parts:
-        request = part.request
-        info, vae = engine.catalog.asked_by(request)
-        refiner = engine.catalog.refiner(request.refiner) if request.refiner else None
-        size = engine.inputs.size(request.init_image) if request.init_image else None
-        resolved = resolve(request, info, engine.registry, rng=engine.rng, init_size=size, vae=vae, refiner=refiner)
+        resolved, info = engine.resolved(part.request)
         engine.extensions.values(resolved.request)
         check_tags(resolved.request, info, engine.registry, engine.catalog.adapter)
         found.append(resolved.request)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound, UserError, unknown_name
 from backend.formats.adapters import AdapterInfo
@@ -36,6 +37,7 @@ from backend.records.walk import Found, folder_stamp, walk
 from backend.request import GenerationRequest
 from backend.settings import Settings
 
+Named = TypeVar("Named", ControlInfo, EncoderInfo)
 DEMOS = ("demo-xl", "demo-sd3")  # shipped; a user's own files come before them
 VAE_OF = "VAE of "  # before a checkpoint's name, as a request's ``vae``
 SETTLED = 10.0  # seconds without a change after which a damaged file is no longer thought to be on its way
@@ -290,21 +292,19 @@ class Catalog:
 
     def control(self, name: str, about: str = "extensions") -> ControlInfo:
         """The guidance network of this name; raises as ``checkpoint``."""
-        try:
-            entry = self.find(name, "controlnet")
-        except NotFound as error:
-            raise NotFound(error.what, error.todo, field=about) from None
-        if isinstance(entry.info, ControlInfo) and entry.usable:
-            return replace(entry.info, name=entry.name)
-        raise refusal(entry, about)
+        return self._named(name, "controlnet", ControlInfo, about)
 
     def encoder(self, name: str, about: str) -> EncoderInfo:
         """What the field ``about`` of a request (``t5_file`` ...) stands for; raises as ``checkpoint``."""
+        return self._named(name, "text_encoders", EncoderInfo, about)
+
+    def _named(self, name: str, folder: Folder, kind: type[Named], about: str) -> Named:
+        """A usable file of this kind, called as it is listed."""
         try:
-            entry = self.find(name, "text_encoders")
+            entry = self.find(name, folder)
         except NotFound as error:
             raise NotFound(error.what, error.todo, field=about) from None
-        if isinstance(entry.info, EncoderInfo) and entry.usable:
+        if isinstance(entry.info, kind) and entry.usable:
             return replace(entry.info, name=entry.name)
         raise refusal(entry, about)
 
