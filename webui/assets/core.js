@@ -65,6 +65,9 @@
       body: JSON.stringify(data === undefined ? {} : data),
     });
 
+  // A picture's bytes, kept by the server: {sha256, width, height, notes}.
+  easel.storeInput = (body) => easel.api("inputs", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body });
+
   easel.toast = (text, kind) => {
     let box = document.getElementById("easel_toasts");
     if (!box) {

@@ -89,8 +89,7 @@
       if (!picture.init_image || !this.mask || this.mask.isEmpty) return { ...picture, mask: "" };
       const { mask } = this, { revision } = mask;
       if (!this.sent || this.sent.revision !== revision) {
-        const body = await mask.png();
-        const stored = await easel.api("inputs", { method: "POST", headers: { "Content-Type": "image/png" }, body });
+        const stored = await easel.storeInput(await mask.png());
         if (this.mask === mask) this.sent = { revision, sha256: stored.sha256 };
         return { ...picture, mask: stored.sha256 };
       }

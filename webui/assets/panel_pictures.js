@@ -3,7 +3,6 @@
   "use strict";
 
   const { el } = easel;
-  const send = (body) => easel.api("inputs", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body });
 
   // A grey sheet of the size that the open tab asks for, to paint on where there is no picture.
   async function sheet() {
@@ -12,7 +11,7 @@
     const context = canvas.getContext("2d");
     context.fillStyle = "#b9c0c0";
     context.fillRect(0, 0, canvas.width, canvas.height);
-    return send(await new Promise((done) => canvas.toBlob(done, "image/png")));
+    return easel.storeInput(await new Promise((done) => canvas.toBlob(done, "image/png")));
   }
 
   // Resolves to the sha256 of the mask that was painted, "" for an empty one, null if nothing was changed.
@@ -62,7 +61,7 @@
     async function take(file) {
       drop.zone.classList.add("busy");
       try {
-        const stored = await send(file);
+        const stored = await easel.storeInput(file);
         (stored.notes || []).forEach((note) => easel.toast(note));
         set(stored.sha256);
       } catch (error) {

@@ -68,7 +68,7 @@
     take(file) {
       this.zone.classList.add("busy");
       this.arriving = easel
-        .api("inputs", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file })
+        .storeInput(file)
         .then((stored) => {
           (stored.notes || []).forEach((note) => easel.toast(note));
           return this.show(stored);
