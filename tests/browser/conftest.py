@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.browser.waiting import until
 from tests.formats.files import published, write_sparse
 
 ROOT = Path(__file__).parents[2]
@@ -143,8 +145,8 @@ class Studio:
     def settled(self) -> None:
         """The form is restored, the models are known, the first state was seen."""
         self.page.locator("#txt2img_generate").wait_for()
-        self.page.wait_for_function("() => easel.form.shared.checkpoint && document.body.dataset.family")
-        self.page.wait_for_function("() => easel.isRestored && easel.state.engine.state === 'ready'")
+        self.until("() => easel.form.shared.checkpoint && document.body.dataset.family")
+        self.until("() => easel.isRestored && easel.state.engine.state === 'ready'")
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name, exact=True).click()
@@ -169,7 +171,11 @@ class Studio:
         self.page.locator("#checkpoint_picker button").click()
         self.page.get_by_role("combobox", name="Search checkpoints").fill(name)
         self.page.locator(".picker-option").filter(has=self.page.get_by_text(name, exact=True)).click()
-        self.page.wait_for_function("name => easel.form.shared.checkpoint === name && !easel.isWaiting", arg=name)
+        self.until("name => easel.form.shared.checkpoint === name && !easel.isWaiting", arg=name)
+
+    def until(self, condition: str, arg: Any = None, *, timeout: float | None = None) -> None:
+        """Wait until it is true in the page."""
+        until(self.page, condition, arg, timeout=timeout)
 
     def newest(self) -> dict:
         return self.page.evaluate("easel.state.jobs[0]")
@@ -181,7 +187,7 @@ class Studio:
         return self.wait(before, state)
 
     def wait(self, before: str, state: str = "done") -> dict:
-        self.page.wait_for_function(
+        self.until(
             "([before, state]) => easel.state.jobs.length && easel.state.jobs[0].id !== before"
             " && (easel.state.jobs[0].state === state || easel.state.jobs[0].state === 'failed')",
             arg=[before, state],

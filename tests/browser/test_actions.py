@@ -50,7 +50,7 @@ def test_a_button_shows_what_it_gives_and_nothing_enters_the_form_unasked(panel,
     assert here.value("txt2img_prompt") == "a fox"
     proposed.fill("a fox, at dawn")
     result.get_by_role("button", name="Use this").click()
-    here.page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value === 'a fox, at dawn'")
+    here.until("document.querySelector('#txt2img_prompt textarea').value === 'a fox, at dawn'")
     assert box.get_by_role("spinbutton").first.input_value() == "7"
     here.number("txt2img_steps", 2)
     sent = here.generate("txt2img")["request"]

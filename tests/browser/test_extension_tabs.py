@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.browser.conftest import FAKE, leave, open_page, serving
+from tests.browser.waiting import until
 from tests.extending import write_extension
 from tests.formats.files import published, write_sparse
 from tests.ports.place import install
@@ -78,13 +79,11 @@ def test_the_schedulers_tab_pauses_orders_and_goes_on(here, place):
     page.locator("#agent_scheduler_job input").click()
     page.get_by_role("option", name=re.compile("^third")).click()
     page.get_by_role("button", name="Run first").click()
-    page.wait_for_function(
-        "() => document.querySelector('#agent_scheduler_queue tbody tr')?.innerText.includes('third')"
-    )
+    until(page, "() => document.querySelector('#agent_scheduler_queue tbody tr')?.innerText.includes('third')")
     assert queue(place) == ["third", "first <b>", "second"]
     page.get_by_role("button", name="Go on").click()
     page.get_by_text("No job waits.").wait_for()
-    page.wait_for_function("() => document.querySelectorAll('#agent_scheduler_history tbody tr').length === 3")
+    until(page, "() => document.querySelectorAll('#agent_scheduler_history tbody tr').length === 3")
     assert re.search(r"first <b>.*\d\d:\d\d:\d\d.* s\b", page.locator("#agent_scheduler_history").inner_text(), re.S)
     jobs = {job["prompt"]: job for job in place.jobs()}
     assert jobs["third"]["started"] < jobs["first <b>"]["started"] < jobs["second"]["started"]
@@ -105,14 +104,12 @@ def test_the_browsing_tab_finds_a_picture_and_sends_it_to_img2img(here):
     open_tab(here, "Image Browsing")
     page.locator("#image_browsing_grid button").first.wait_for()
     page.locator("#image_browsing_text textarea, #image_browsing_text input").first.fill("fox")
-    page.wait_for_function("() => document.querySelectorAll('#image_browsing_grid button').length === 1")
+    until(page, "() => document.querySelectorAll('#image_browsing_grid button').length === 1")
     page.locator("#image_browsing_grid button").click()
-    page.wait_for_function(
-        "() => document.querySelector('#image_browsing_told textarea').value.includes('a fox in snow')"
-    )
+    until(page, "() => document.querySelector('#image_browsing_told textarea').value.includes('a fox in snow')")
     page.get_by_role("button", name="Send to img2img").click()
     page.locator("#tab_img2img .picture-holder img.source").wait_for()
-    page.wait_for_function("() => document.querySelector('#img2img_prompt textarea').value === 'a fox in snow'")
+    until(page, "() => document.querySelector('#img2img_prompt textarea').value === 'a fox in snow'")
 
 
 def test_the_extensions_tab_tells_hooks_and_time_of_the_page_side(here):

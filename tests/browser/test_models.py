@@ -49,7 +49,7 @@ def library(folder):
 
 
 def read_all(here):
-    here.page.wait_for_function("() => easel.models.length > 2 && easel.modelsTold.unread === 0", timeout=90_000)
+    here.until("() => easel.models.length > 2 && easel.modelsTold.unread === 0", timeout=90_000)
 
 
 def test_the_picker_is_searched_by_name_and_variant_and_taken_by_keys(library, visit):
@@ -75,7 +75,7 @@ def test_the_picker_is_searched_by_name_and_variant_and_taken_by_keys(library, v
         here.page.keyboard.press("ArrowDown")
     here.page.locator(".picker-option.active").filter(has_text="set-0069").wait_for()
     here.page.keyboard.press("Enter")
-    here.page.wait_for_function("easel.form.shared.checkpoint === 'set-0069' && !easel.isWaiting")
+    here.until("easel.form.shared.checkpoint === 'set-0069' && !easel.isWaiting")
     assert here.value("sd_model_checkpoint") == "set-0069"
     here.prompt("txt2img", "a fox")
     assert here.generate("txt2img")["request"]["checkpoint"] == "set-0069"
@@ -101,7 +101,7 @@ def test_the_picker_fills_a_phone(library, visit):
     assert (panel["x"], panel["y"], panel["width"], panel["height"]) == (0, 0, 390, 844)
     here.page.locator(".picker-search").fill("b-sd")
     here.page.locator(".picker-option").first.tap()
-    here.page.wait_for_function("easel.form.shared.checkpoint === 'b-sd3'")
+    here.until("easel.form.shared.checkpoint === 'b-sd3'")
     assert here.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -113,14 +113,14 @@ def test_the_models_tab_is_searched_filtered_and_grows(library, visit):
     assert here.page.locator(".models-part .notes").inner_text() == "gone: there is no such folder (models_from)."
     assert here.page.locator(".model").count() < 200
     here.page.locator(".model").last.scroll_into_view_if_needed()
-    here.page.wait_for_function("document.querySelectorAll('.model').length > 60")
+    here.until("document.querySelectorAll('.model').length > 60")
     here.page.get_by_label("Search models").fill("forge 0999")
     assert here.page.locator(".model").count() == 1
     here.page.get_by_label("Search models").fill("")
     here.page.get_by_label("Family").select_option("sd3")
     assert here.page.locator(".model strong").all_inner_texts() == ["b-sd3"]
     here.page.get_by_role("button", name="Use", exact=True).click()
-    here.page.wait_for_function("easel.form.shared.checkpoint === 'b-sd3' && easel.activeTab() === 'txt2img'")
+    here.until("easel.form.shared.checkpoint === 'b-sd3' && easel.activeTab() === 'txt2img'")
 
 
 def test_pictures_and_notes_beside_a_file_are_shown_as_text(library, visit):
@@ -128,7 +128,7 @@ def test_pictures_and_notes_beside_a_file_are_shown_as_text(library, visit):
     read_all(here)
     here.tab("Models")
     here.page.get_by_label("Search models").fill("a-xl")
-    here.page.wait_for_function("document.querySelector('.model .model-picture img').naturalWidth > 100")
+    here.until("document.querySelector('.model .model-picture img').naturalWidth > 100")
     here.page.get_by_text("Notes", exact=True).click()
     here.page.locator(".model-sidecar").filter(has_text="a & b").wait_for()
     assert here.page.locator(".model-sidecar dd").first.inner_text() == "fox"
@@ -140,12 +140,12 @@ def test_new_files_and_questions_appear_by_themselves_and_an_answer_is_kept(libr
     read_all(here)
     path = folder / "models" / "checkpoints" / "c-big.safetensors"
     write_sparse(path, published("sd35_large") | prefixed_clips())
-    here.page.wait_for_function("easel.models.some((m) => m.name === 'c-big' && m.read)")
+    here.until("easel.models.some((m) => m.name === 'c-big' && m.read)")
     here.choose_checkpoint("c-big")
     question = here.page.locator(".open-question")
     question.get_by_role("button", name="SD3.5 Large Turbo").click()
-    here.page.wait_for_function("easel.checkpoint().variant === 'SD3.5 Large Turbo'")
-    here.page.wait_for_function("easel.form.tabs.txt2img.steps === 4")  # its own defaults came with it
+    here.until("easel.checkpoint().variant === 'SD3.5 Large Turbo'")
+    here.until("easel.form.tabs.txt2img.steps === 4")  # its own defaults came with it
     question.wait_for(state="detached")
     here.page.reload()
     here.settled()
@@ -154,9 +154,9 @@ def test_new_files_and_questions_appear_by_themselves_and_an_answer_is_kept(libr
     here.tab("Models")
     here.page.get_by_label("Search models").fill("c-big")
     here.page.locator(".question").get_by_role("button", name="SD3.5 Large", exact=True).click()
-    here.page.wait_for_function("easel.checkpoint().variant === 'SD3.5 Large'")
+    here.until("easel.checkpoint().variant === 'SD3.5 Large'")
     path.unlink()
-    here.page.wait_for_function("!easel.models.some((m) => m.name === 'c-big')")
+    here.until("!easel.models.some((m) => m.name === 'c-big')")
 
 
 def prefixed_clips():
@@ -173,8 +173,8 @@ def test_a_picture_names_its_model_by_hash(library, visit, folder):
     told = {str(folder / "models/checkpoints/renamed.safetensors"): {
         "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": "0123456789" + "a" * 54}}  # fmt: skip
     (folder / "hashes.json").write_text(json.dumps(told))
-    here.page.wait_for_function("easel.models.some((m) => m.name === 'renamed' && m.hash === '0123456789')")
+    here.until("easel.models.some((m) => m.name === 'renamed' && m.hash === '0123456789')")
     text = "a fox\nSteps: 9, Sampler: Euler, CFG scale: 7, Seed: 1, Model hash: 0123456789, Model: their name for it"
     here.prompt("txt2img", text)
     here.page.click("#txt2img_paste")
-    here.page.wait_for_function("easel.form.shared.checkpoint === 'renamed' && easel.form.tabs.txt2img.steps === 9")
+    here.until("easel.form.shared.checkpoint === 'renamed' && easel.form.tabs.txt2img.steps === 9")

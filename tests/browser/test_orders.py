@@ -57,17 +57,17 @@ def test_words_are_filled_in_by_themselves_and_the_template_comes_back(here):
     here.page.evaluate("text => easel.send('apply', {tab: 'txt2img', text})", text)
     panel = here.page.locator("#txt2img_panel_dynamic_prompts")
     kept = "(((easel.store.read('panels') || {}).txt2img || {}).dynamic_prompts || { values: {} }).values.template"
-    here.page.wait_for_function(f"() => {kept}")  # nothing is kept before the first panel is set
+    here.until(f"() => {kept}")  # nothing is kept before the first panel is set
     assert panel.get_by_label("Template", exact=True).input_value() == "a __animal__, {red|red}"
     assert panel.get_by_role("switch").count() == 0
     shown = "wanted => document.querySelector('#txt2img_prompt textarea').value === wanted"
-    here.page.wait_for_function(shown, arg=text.split("\n")[0])
+    here.until(shown, arg=text.split("\n")[0])
     if panel.locator(".panel-body").is_hidden():
         panel.get_by_role("button", name="Dynamic prompts", exact=True).click()
     panel.get_by_role("button", name="Wildcards").click()
     panel.get_by_text("__animal__").wait_for()
     panel.get_by_role("button", name="Restore template").click()
     panel.get_by_role("button", name="Use this").click()
-    here.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('__animal__')")
+    here.until("() => document.querySelector('#txt2img_prompt textarea').value.includes('__animal__')")
     again = here.generate("txt2img")  # with the seed of the picture, which came with its parameters
     assert again["images"][0]["parameters"].split("\n")[0] == text.split("\n")[0]

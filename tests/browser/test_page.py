@@ -29,17 +29,17 @@ def test_result_and_queue_are_there_again_after_a_reload_and_in_a_second_tab(sit
 def test_form_is_remembered_across_a_reload(site, visit):
     here = visit(site)
     here.choose_checkpoint("b-sd3")
-    here.page.wait_for_function("document.body.dataset.family === 'sd3'")
+    here.until("document.body.dataset.family === 'sd3'")
     here.prompt("txt2img", "a whale")
     here.number("txt2img_steps", 33)
     here.tab("inpaint")
     here.number("inpaint_mask_blur", 9)
-    here.page.wait_for_function("easel.form.tabs.inpaint.mask_blur === 9")
-    here.page.wait_for_function("easel.form.tabs.txt2img.steps === 33")
+    here.until("easel.form.tabs.inpaint.mask_blur === 9")
+    here.until("easel.form.tabs.txt2img.steps === 33")
     here.page.reload()
     here.settled()
     assert here.value("sd_model_checkpoint") == "b-sd3"
-    here.page.wait_for_function("document.body.dataset.family === 'sd3'")
+    here.until("document.body.dataset.family === 'sd3'")
     assert here.value("txt2img_prompt") == "a whale"
     assert here.value("txt2img_steps") == "33"
     here.tab("inpaint")
@@ -61,16 +61,16 @@ def test_what_a_browser_remembers_is_checked(site, visit):
 
 def test_checkpoint_brings_its_defaults_and_what_was_last_used_with_it(here):
     here.choose_checkpoint("b-sd3")
-    here.page.wait_for_function("easel.form.tabs.txt2img.shift >= 1")
+    here.until("easel.form.tabs.txt2img.shift >= 1")
     here.number("txt2img_steps", 5)
     here.generate("txt2img")
     here.choose_checkpoint("a-xl")
-    here.page.wait_for_function("document.body.dataset.family === 'sdxl' && easel.form.tabs.txt2img.steps !== 5")
+    here.until("document.body.dataset.family === 'sdxl' && easel.form.tabs.txt2img.steps !== 5")
     here.page.locator("#txt2img_shift").wait_for(state="hidden")
     here.choose_checkpoint("b-sd3")
-    here.page.wait_for_function("easel.form.tabs.txt2img.steps === 5")
+    here.until("easel.form.tabs.txt2img.steps === 5")
     here.page.get_by_role("button", name="Use the checkpoint's defaults").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.steps > 5")
+    here.until("easel.form.tabs.txt2img.steps > 5")
 
 
 def test_generate_and_interrupt_by_keys(here):
@@ -79,10 +79,10 @@ def test_generate_and_interrupt_by_keys(here):
     here.number("txt2img_steps", 150)
     here.page.locator("#txt2img_prompt textarea").focus()
     here.page.keyboard.press("Control+Enter")
-    here.page.wait_for_function("easel.runningJob() && easel.runningJob().progress")
+    here.until("easel.runningJob() && easel.runningJob().progress")
     here.page.locator(".results .now-text").filter(has_text="/150").wait_for()
     here.page.keyboard.press("Escape")
-    here.page.wait_for_function("easel.state.jobs[0].state === 'cancelled'")
+    here.until("easel.state.jobs[0].state === 'cancelled'")
 
 
 def test_waiting_jobs_are_listed_and_can_be_cancelled(here):
@@ -94,16 +94,16 @@ def test_waiting_jobs_are_listed_and_can_be_cancelled(here):
     row = here.page.locator(".results .queue li")
     assert HOSTILE in row.inner_text()
     row.get_by_role("button", name="Cancel this job").click()
-    here.page.wait_for_function("easel.state.jobs[0].state === 'cancelled'")
+    here.until("easel.state.jobs[0].state === 'cancelled'")
     here.page.locator(".results .now").get_by_role("button", name="Cancel").click()
-    here.page.wait_for_function("easel.unfinished().length === 0")
+    here.until("easel.unfinished().length === 0")
 
 
 def test_double_click_is_one_job(here, site):
     here.prompt("txt2img", "twice")
     before = len([job for job in site.jobs() if job["prompt"] == "twice"])
     here.page.dblclick("#txt2img_generate")
-    here.page.wait_for_function("easel.state.jobs[0].prompt === 'twice' && easel.state.jobs[0].state === 'done'")
+    here.until("easel.state.jobs[0].prompt === 'twice' && easel.state.jobs[0].state === 'done'")
     assert len([job for job in site.jobs() if job["prompt"] == "twice"]) == before + 1
 
 
@@ -128,7 +128,7 @@ def test_bad_form_is_refused_with_a_sentence_and_no_job(here, site):
     here.page.click("#txt2img_generate")
     here.page.locator(".toast-body").filter(has_text="Did you mean 'euler'").wait_for()
     here.page.get_by_role("button", name="Use the checkpoint's defaults").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.sampler !== 'eulre'")
+    here.until("easel.form.tabs.txt2img.sampler !== 'eulre'")
     assert len(site.jobs()) == count
 
 
@@ -145,7 +145,7 @@ def test_names_and_metadata_are_text(here):
     here.page.click("#txt2img_generate")
     here.page.locator(".toast-body").filter(has_text="onerror").wait_for()
     here.page.get_by_role("button", name="Use the checkpoint's defaults").click()
-    here.page.wait_for_function("!easel.form.tabs.txt2img.sampler.includes('<')")
+    here.until("!easel.form.tabs.txt2img.sampler.includes('<')")
     assert here.page.locator("img[src='x']").count() == 0
 
 
@@ -164,7 +164,7 @@ def test_prompt_weights_and_parts_move_by_keys(here):
     area.evaluate("area => area.setSelectionRange(13, 13)")
     area.press("Alt+ArrowLeft")
     assert area.input_value() == "snow, a red fox"
-    here.page.wait_for_function("easel.form.tabs.txt2img.prompt === 'snow, a red fox'")
+    here.until("easel.form.tabs.txt2img.prompt === 'snow, a red fox'")
 
 
 def test_parameters_in_the_prompt_box_fill_the_form(here):
@@ -173,7 +173,7 @@ def test_parameters_in_the_prompt_box_fill_the_form(here):
         "a fox\nNegative prompt: rain\nSteps: 12, Sampler: Euler a, CFG scale: 3.5, Seed: 99, Size: 512x768, Wibble: 3",
     )
     here.page.locator("#txt2img_paste").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.prompt === 'a fox'")
+    here.until("easel.form.tabs.txt2img.prompt === 'a fox'")
     here.page.locator(".toast-body").filter(has_text="Wibble").wait_for()
     told = here.page.evaluate("easel.form.tabs.txt2img")
     assert {k: told[k] for k in ("negative_prompt", "steps", "sampler", "cfg_scale", "seed", "width", "height")} == {
@@ -195,15 +195,15 @@ def test_seed_size_and_clear_buttons(here):
     here.number("txt2img_width", 512)
     here.number("txt2img_height", 768)
     here.page.locator("#txt2img_res_switch_btn").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.width === 768 && easel.form.tabs.txt2img.height === 512")
+    here.until("easel.form.tabs.txt2img.width === 768 && easel.form.tabs.txt2img.height === 512")
     here.prompt("txt2img", "a fox")
     seed = here.generate("txt2img")["images"][0]["seed"]
     here.page.locator("#txt2img_reuse_seed").click()
-    here.page.wait_for_function("seed => easel.form.tabs.txt2img.seed === seed", arg=seed)
+    here.until("seed => easel.form.tabs.txt2img.seed === seed", arg=seed)
     here.page.locator("#txt2img_random_seed").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.seed === -1")
+    here.until("easel.form.tabs.txt2img.seed === -1")
     here.page.locator("#txt2img_clear_prompt").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.prompt === ''")
+    here.until("easel.form.tabs.txt2img.prompt === ''")
 
 
 def test_viewer_goes_through_the_pictures_by_keys(here):
@@ -240,7 +240,7 @@ def test_metadata_of_a_strangers_picture_is_text_and_fills_a_tab(here, tmp_path)
     here.page.locator("#png_info_part input[type=file]").set_input_files(path)
     here.page.locator("#png_info_part .parameters").filter(has_text=HOSTILE).wait_for()
     here.page.get_by_role("button", name="Send to txt2img").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.steps === 9 && easel.activeTab() === 'txt2img'")
+    here.until("easel.form.tabs.txt2img.steps === 9 && easel.activeTab() === 'txt2img'")
     assert here.value("txt2img_prompt") == HOSTILE
     assert here.page.locator("img[src='x']").count() == 0
 

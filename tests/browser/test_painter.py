@@ -18,7 +18,7 @@ def load(here, path) -> None:
     here.tab("inpaint")
     here.page.locator("#inpaint_mask input[type=file]").set_input_files(path)
     size = Image.open(path).size
-    here.page.wait_for_function(
+    here.until(
         "([width, height]) => { const p = easel.pictures.inpaint; return p.mask && !p.arriving"
         " && p.mask.width === width && p.mask.height === height && p.mask.isEmpty; }",
         arg=list(size),
@@ -157,9 +157,9 @@ def test_img2img_takes_a_picture_and_keeps_it(here, site, picture):
     path = picture(200, 120)
     here.tab("img2img")
     here.page.locator("#img2img_image input[type=file]").set_input_files(path)
-    here.page.wait_for_function("easel.pictures.img2img.stored && !easel.pictures.img2img.arriving")
+    here.until("easel.pictures.img2img.stored && !easel.pictures.img2img.arriving")
     here.page.locator("#img2img_image").get_by_role("button", name="Use this size").click()
-    here.page.wait_for_function("easel.form.tabs.img2img.width === 200")
+    here.until("easel.form.tabs.img2img.width === 200")
     here.prompt("img2img", "a fox")
     job = here.generate("img2img")
     assert job["tab"] == "img2img"

@@ -54,7 +54,7 @@ def test_parameters_switch_panels_on_and_off_also_in_a_tab_that_was_never_open(p
     here.page.locator("#txt2img_panel_pag.on").wait_for()
     assert scale(here).input_value() == "1.5"
     here.page.evaluate("text => easel.send('apply', {tab: 'img2img', text})", text)
-    here.page.wait_for_function("((easel.store.read('panels').img2img || {}).pag || {}).on")
+    here.until("((easel.store.read('panels').img2img || {}).pag || {}).on")
     here.tab("img2img")
     here.page.locator("#img2img_panel_pag.on").wait_for()
     here.tab("txt2img")
@@ -139,9 +139,7 @@ def test_expand_shows_a_longer_prompt_and_both_texts_go_with_the_picture(pag):
     assert expanded.startswith(("a fox, ", "a fox. "))  # as the checkpoint reads it
     assert here.value("txt2img_prompt") == "a fox"
     panel.get_by_role("button", name="Use this").click()
-    here.page.wait_for_function(
-        "words => document.querySelector('#txt2img_prompt textarea').value === words", arg=expanded
-    )
+    here.until("words => document.querySelector('#txt2img_prompt textarea').value === words", arg=expanded)
     sent = here.generate("txt2img")["request"]
     assert sent["prompt"] == expanded
     values = sent["extensions"]["prompt_expand"]["values"]

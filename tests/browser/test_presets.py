@@ -12,7 +12,7 @@ def test_a_preset_fills_the_form_and_leaves_the_rest(site, visit):
     here.choose_checkpoint("a-xl")
     width = here.value("txt2img_width")
     here.choose("txt2img_preset", "Lightning, 4 steps")
-    here.page.wait_for_function(
+    here.until(
         "(({steps, cfg_scale, sampler, schedule}) => steps === 4 && cfg_scale === 1 && sampler === 'euler'"
         " && schedule === 'sgm_uniform')(easel.form.tabs.txt2img)"
     )
@@ -32,16 +32,16 @@ def test_a_prediction_that_is_chosen_is_sent(site, visit):
     here.page.locator("#txt2img_settings .advanced button").first.click()
     here.choose("txt2img_prediction", "v")
     here.choose("txt2img_zero_terminal_snr", "Yes")
-    here.page.wait_for_function("easel.form.tabs.txt2img.prediction === 'v'")
+    here.until("easel.form.tabs.txt2img.prediction === 'v'")
     here.prompt("txt2img", "a fox")
     request = here.generate("txt2img")["request"]
     assert (request["prediction"], request["zero_terminal_snr"]) == ("v", True)
     # It was said of this checkpoint alone, and is remembered for it.
     here.choose_checkpoint("b-sd3")
-    here.page.wait_for_function("easel.form.tabs.txt2img.prediction === ''")
+    here.until("easel.form.tabs.txt2img.prediction === ''")
     here.choose_checkpoint("a-xl")
-    here.page.wait_for_function("easel.form.tabs.txt2img.prediction === 'v'")
-    here.page.wait_for_function("easel.form.tabs.txt2img.zero_terminal_snr === true")
+    here.until("easel.form.tabs.txt2img.prediction === 'v'")
+    here.until("easel.form.tabs.txt2img.zero_terminal_snr === true")
 
 
 def test_on_a_phone_the_preset_stays_within_the_page(site, visit):

@@ -30,16 +30,16 @@ def test_a_refiner_is_chosen_and_sent(shelf, visit):
     here.choose_checkpoint("a-xl")
     here.page.locator("#txt2img_refiner_part button").first.click()
     here.choose("txt2img_refiner", "z-refiner")
-    here.page.wait_for_function("easel.form.tabs.txt2img.refiner === 'z-refiner'")
+    here.until("easel.form.tabs.txt2img.refiner === 'z-refiner'")
     here.prompt("txt2img", "a fox")
     request = here.generate("txt2img")["request"]
     assert (request["refiner"], request["refiner_switch"], request["aesthetic_score"]) == ("z-refiner", 0.8, 6.0)
     here.page.reload()
-    here.page.wait_for_function("window.easel && easel.isRestored")
-    here.page.wait_for_function("easel.form.tabs.txt2img.refiner === 'z-refiner'")
+    here.until("window.easel && easel.isRestored")
+    here.until("easel.form.tabs.txt2img.refiner === 'z-refiner'")
     here.page.locator("#txt2img_refiner_part button").first.click()
     here.choose("txt2img_refiner", "None")
-    here.page.wait_for_function("easel.form.tabs.txt2img.refiner === ''")
+    here.until("easel.form.tabs.txt2img.refiner === ''")
 
 
 def test_one_click_offers_what_sd35_medium_was_published_with(shelf, visit):
@@ -48,9 +48,9 @@ def test_one_click_offers_what_sd35_medium_was_published_with(shelf, visit):
     here.page.locator("#txt2img_skip_layer").wait_for(state="hidden")
     here.choose_checkpoint("b-sd3")
     here.page.locator("#txt2img_skip_layer button").first.click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.skip_layer_scale === 0")
+    here.until("easel.form.tabs.txt2img.skip_layer_scale === 0")
     here.page.locator("#txt2img_skip_layer_published").click()
-    here.page.wait_for_function("easel.form.tabs.txt2img.skip_layer_scale === 2.5")
+    here.until("easel.form.tabs.txt2img.skip_layer_scale === 2.5")
     here.prompt("txt2img", "a fox")
     request = here.generate("txt2img")["request"]
     names = ("skip_layers", "skip_layer_scale", "skip_layer_start", "skip_layer_end")

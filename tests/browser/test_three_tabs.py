@@ -8,6 +8,8 @@ import httpx
 import pytest
 from PIL import Image, ImageChops
 
+from tests.browser.waiting import until
+
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
 
@@ -20,7 +22,7 @@ def test_prompt_to_picture_to_inpaint_to_parameters_to_the_other_family(real_sit
     here = visit(real_site)
     page = here.page
     here.choose_checkpoint("tiny-xl")
-    page.wait_for_function("document.body.dataset.family === 'sdxl'")
+    until(page, "document.body.dataset.family === 'sdxl'")
     here.prompt("txt2img", "a fox, in (snow:1.2)")
     here.number("txt2img_steps", 4)
     first = here.generate("txt2img")
@@ -33,7 +35,7 @@ def test_prompt_to_picture_to_inpaint_to_parameters_to_the_other_family(real_sit
     page.get_by_role("button", name="Send to inpaint").click()
     frame = page.locator("#inpaint_mask .paintable")
     frame.wait_for()
-    page.wait_for_function("easel.pictures.inpaint && easel.pictures.inpaint.mask")
+    until(page, "easel.pictures.inpaint && easel.pictures.inpaint.mask")
     assert here.value("inpaint_prompt") == "a fox, in (snow:1.2)"
     page.get_by_label("Brush size").fill("12")
     here.stroke(frame, [(0.3, 0.3), (0.6, 0.5)])
@@ -53,13 +55,13 @@ def test_prompt_to_picture_to_inpaint_to_parameters_to_the_other_family(real_sit
     page.locator("#png_info_part input[type=file]").set_input_files(saved)
     page.locator("#png_info_part .parameters").filter(has_text="a green heart").wait_for()
     page.get_by_role("button", name="Send to txt2img").click()
-    page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value === 'a green heart'")
-    page.wait_for_function("document.querySelector('#txt2img_seed input').value === '11'")
+    until(page, "document.querySelector('#txt2img_prompt textarea').value === 'a green heart'")
+    until(page, "document.querySelector('#txt2img_seed input').value === '11'")
 
     here.choose_checkpoint("tiny-sd3")
-    page.wait_for_function("document.body.dataset.family === 'sd3'")
+    until(page, "document.body.dataset.family === 'sd3'")
     page.locator("#txt2img_shift input[type=number]").wait_for()
-    page.wait_for_function("easel.form.tabs.txt2img.shift > 1")
+    until(page, "easel.form.tabs.txt2img.shift > 1")
     third = here.generate("txt2img")
     assert third["request"]["checkpoint"] == "tiny-sd3"
     assert third["request"]["prompt"] == "a green heart"

@@ -45,9 +45,7 @@ def here(words, visit):
     def start(**options):
         studio = visit(words, **options)
         studio.page.evaluate("easel.modelsChanged({look: true})")
-        studio.page.wait_for_function(
-            "easel.embeddingWords(easel.models).length === 4 && easel.loraWords(easel.models).length === 2"
-        )
+        studio.until("easel.embeddingWords(easel.models).length === 4 && easel.loraWords(easel.models).length === 2")
         return studio
 
     return start
@@ -73,7 +71,7 @@ def test_names_are_offered_while_one_types_and_tab_takes_the_first(here):
     box.press("Tab")
     assert box.input_value() == "bad, easy \\(v2\\)"
     assert offered(studio) == []
-    studio.page.wait_for_function(
+    studio.until(
         "document.querySelector('#txt2img_neg_prompt .token-counter').textContent.startsWith('6/75')"  # bad , and 4
     )
 
@@ -159,9 +157,7 @@ def test_a_lora_of_the_models_tab_is_added_to_the_prompt(here):
     assert "Words: red fox, snow." in card.inner_text()
     card.get_by_role("button", name="Add to the prompt").click()
     box = studio.page.locator("#txt2img_prompt textarea")
-    studio.page.wait_for_function(
-        "document.querySelector('#txt2img_prompt textarea').value === 'a fox <lora:style/foxes:1>'"
-    )
+    studio.until("document.querySelector('#txt2img_prompt textarea').value === 'a fox <lora:style/foxes:1>'")
     box.press_sequentially("0.6")
     assert box.input_value() == "a fox <lora:style/foxes:0.6>"
 
@@ -187,9 +183,7 @@ def test_a_file_that_only_an_extensions_format_may_read_is_offered_while_there_i
     assert "An extension reads files of the kind HRA" in card.inner_text()
     assert "of no kind that Easel knows" in card.inner_text()
     card.get_by_role("button", name="Add to the prompt").click()
-    studio.page.wait_for_function(
-        "document.querySelector('#txt2img_prompt textarea').value === 'a fox <lora:stranger:1>'"
-    )
+    studio.until("document.querySelector('#txt2img_prompt textarea').value === 'a fox <lora:stranger:1>'")
 
 
 def test_a_finger_takes_a_name_on_a_phone(here):
