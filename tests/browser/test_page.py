@@ -107,6 +107,17 @@ def test_double_click_is_one_job(here, site):
     assert len([job for job in site.jobs() if job["prompt"] == "twice"]) == before + 1
 
 
+def test_who_cancels_and_presses_generate_at_once_gets_another_job(here):
+    here.number("txt2img_steps", 150)
+    here.prompt("txt2img", "slow again")
+    first = here.generate("txt2img", state="running")["id"]
+    here.page.evaluate("easel.interrupt()")
+    here.page.click("#txt2img_generate")  # sooner than the two clicks of a double click may lie apart
+    second = here.wait(first, "running")["id"]
+    here.page.evaluate("easel.interrupt()")
+    here.until("id => easel.state.jobs.find((job) => job.id === id).state === 'cancelled'", second)
+
+
 def test_failure_shows_what_happened_and_what_to_do(here):
     here.prompt("txt2img", "fail")
     here.generate("txt2img", state="failed")

@@ -8,7 +8,7 @@
   ];
   const DOUBLE_CLICK = 600; // ms
   const form = { shared: {}, tabs: Object.fromEntries(TABS.map((tab) => [tab, {}])) };
-  const lastClick = {};
+  let lastClick = {};
   let ready = false, chosen = "";
   easel.form = form;
 
@@ -69,17 +69,19 @@
 
   // -- Generate
 
-  // The same form twice within a moment is a double click: one key, hence one job.
-  function clickKey(tab, values) {
-    const now = performance.now(), last = lastClick[tab], form = JSON.stringify(values);
-    const key = last && now - last.at < DOUBLE_CLICK && last.form === form ? last.key : easel.randomKey();
-    lastClick[tab] = { at: now, key, form };
+  // The same form twice within a moment is a double click: one key, hence one job. Unless one was cancelled in between:
+  // who does that and presses again means another.
+  function clickKey(tab, at, values) {
+    const last = lastClick[tab], form = JSON.stringify(values);
+    const key = last && at - last.at < DOUBLE_CLICK && last.form === form ? last.key : easel.randomKey();
+    lastClick[tab] = { at, key, form };
     return key;
   }
+  easel.on("cancelled", () => { lastClick = {}; });
 
   // Fills in what only the browser knows; throwing keeps the handler from running.
   easel.beforeSubmit = async (tab, names, values) => {
-    const filled = { init_image: "", mask: "", key: clickKey(tab, values) };
+    const at = performance.now(), filled = { init_image: "", mask: "" };
     const box = easel.pictures && easel.pictures[tab];
     try {
       filled.extensions = JSON.stringify(easel.extensionValues(tab, values[names.indexOf("sampler")]));
@@ -91,7 +93,9 @@
     if (form.shared.checkpoint) filled.checkpoint = form.shared.checkpoint;
     const named = { ...Object.fromEntries(names.map((name, i) => [name, values[i]])), checkpoint: form.shared.checkpoint };
     rememberForCheckpoint(named.checkpoint, named);
-    return values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
+    const sent = values.map((value, i) => (names[i] in filled ? filled[names[i]] : value));
+    sent[names.indexOf("key")] = clickKey(tab, at, sent);
+    return sent;
   };
 
   // -- parameters into a tab

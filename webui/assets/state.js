@@ -52,6 +52,7 @@
 
   easel.lookNow = () => void poll();
   easel.cancel = async (id) => {
+    easel.emit("cancelled", id);
     try {
       await easel.post(`jobs/${encodeURIComponent(id)}/cancel`);
     } catch (error) {
