@@ -103,14 +103,14 @@ def generate(context: click.Context, prompt: str, output: Path | None, preset: s
 @settings_options("data_dir", "models_dir", "models_from")
 def models(as_json: bool, **given: Any) -> None:
     """List the model files: what each one is, or why it cannot be used."""
-    from backend.records.catalog import Catalog
+    from backend.records.model_files import ModelFiles
     from webui.model_facts import model_json
     from webui.model_table import model_lines
 
     settings = settings_from(given)
-    catalog = Catalog.of(settings)
-    entries = [model_json(entry) for entry in catalog.models()]
-    for trouble in catalog.troubles:
+    files = ModelFiles.of(settings)
+    entries = [model_json(entry) for entry in files.models()]
+    for trouble in files.troubles:
         click.echo(f"easel: {trouble}", err=True)
     if as_json:
         click.echo(json.dumps({"models": entries}, indent=1))

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 
 from backend.errors import Cancelled, UserError
-from backend.records.catalog import Catalog
 from backend.records.entries import ModelEntry
+from backend.records.model_files import ModelFiles
 
 LOOK_SECONDS = 2.0
 LOOK_SHARES = (50, 5)  # a look is followed by a pause of so many times its processor time, and its length
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelWatch:
-    """Two threads around a catalog.
+    """Two threads around the model files.
 
     Args:
         is_busy: whether a job waits or runs: then no hash is computed.
@@ -36,9 +36,9 @@ class ModelWatch:
     """
 
     def __init__(
-        self, catalog: Catalog, *, is_busy: Callable[[], bool], hashing: bool, hash_after: float = HASH_AFTER
+        self, files: ModelFiles, *, is_busy: Callable[[], bool], hashing: bool, hash_after: float = HASH_AFTER
     ) -> None:
-        self._catalog = catalog
+        self._files = files
         self._is_busy = is_busy
         self._hash_after = hash_after
         self._stopping = threading.Event()
@@ -59,13 +59,13 @@ class ModelWatch:
             pause = LOOK_SECONDS
             try:
                 busy, started = time.thread_time(), time.perf_counter()
-                self._catalog.look()
+                self._files.look()
                 busy, length = time.thread_time() - busy, time.perf_counter() - started
                 pause = max(pause, busy * LOOK_SHARES[0], length * LOOK_SHARES[1])
-                while self._catalog.read_on(READ_SECONDS, breath=BREATH) and not self._stopping.is_set():
+                while self._files.read_on(READ_SECONDS, breath=BREATH) and not self._stopping.is_set():
                     continue
-                self._catalog.heed()
-                self._catalog.settle_answers()
+                self._files.heed()
+                self._files.settle_answers()
             except Exception:
                 log.exception("a fault while model folders were looked at")
             self._stopping.wait(pause)
@@ -75,13 +75,13 @@ class ModelWatch:
         tried: set[tuple[str, int, int]] = set()
         self._stopping.wait(self._hash_after)
         while not self._stopping.is_set():
-            waiting = [entry for entry in self._catalog.listing() if _key(entry) not in tried and self._lacks(entry)]
+            waiting = [entry for entry in self._files.listing() if _key(entry) not in tried and self._lacks(entry)]
             for entry in sorted(waiting, key=lambda entry: (entry.folder != "checkpoints", entry.file_bytes)):
                 tried.add(_key(entry))
                 if self._pause():
                     return
                 try:
-                    self._catalog.compute_hash(entry, pause=self._pause)
+                    self._files.compute_hash(entry, pause=self._pause)
                 except Cancelled:
                     return
                 except UserError as error:  # gone since
@@ -89,7 +89,7 @@ class ModelWatch:
             self._stopping.wait(LOOK_SECONDS * 5)
 
     def _lacks(self, entry: ModelEntry) -> bool:
-        return entry.info is not None and self._catalog.known_sha256(entry) is None
+        return entry.info is not None and self._files.known_sha256(entry) is None
 
     def _pause(self) -> bool:
         """Wait while a job waits or runs; True when the program ends."""

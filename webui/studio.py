@@ -91,7 +91,9 @@ class Studio:
             patience=patience,
         )
 
-        self._watch = ModelWatch(self.catalog, is_busy=self._has_work, hashing=settings.hash_models == "when idle")
+        self._watch = ModelWatch(
+            self.catalog.files, is_busy=self._has_work, hashing=settings.hash_models == "when idle"
+        )
 
     def start(self, *, feed: bool = True) -> None:
         """Start the engine process and hand it jobs; look for models; sweep up, now and every few hours.
@@ -152,7 +154,7 @@ class Studio:
     @property
     def version(self) -> int:
         """Rises whenever a new snapshot would differ."""
-        return self.store.version + self.live.version + self.catalog.version + self._registries
+        return self.store.version + self.live.version + self.catalog.files.version + self._registries
 
     def snapshot(self) -> dict[str, Any]:
         """Engine, the models' version, and the last 30 jobs, newest first. Not to be changed."""
@@ -163,7 +165,7 @@ class Studio:
                 self._snapshot = {
                     "version": version,
                     "engine": engine,
-                    "models": self.catalog.version,
+                    "models": self.catalog.files.version,
                     "registry": _digest(self._registry),
                     "jobs": self.jobs_json(SHOWN_JOBS),
                 }
@@ -258,13 +260,13 @@ class Studio:
 
     def models_json(self) -> tuple[int, dict[str, Any]]:
         """Every model file as page and REST see it, and the catalog's number that it is of."""
-        version = self.catalog.version  # read first, as in ``snapshot``
-        entries = self.catalog.listing()
+        version = self.catalog.files.version  # read first, as in ``snapshot``
+        entries = self.catalog.files.listing()
         told = {
             "version": version,
-            "troubles": list(self.catalog.troubles),
+            "troubles": list(self.catalog.files.troubles),
             "unread": sum(not entry.is_read for entry in entries),
-            "models": [model_json(entry, sha256=self.catalog.known_sha256(entry)) for entry in entries],
+            "models": [model_json(entry, sha256=self.catalog.files.known_sha256(entry)) for entry in entries],
         }
         return version, told
 
@@ -273,7 +275,7 @@ class Studio:
 
     def embedding_words(self) -> EmbeddingWords:
         """The embeddings that prompts may name, as far as they are known now."""
-        return embedding_words(self.catalog.folder("embeddings", look=False))
+        return embedding_words(self.catalog.files.folder("embeddings", look=False))
 
     def _accept(self, request: GenerationRequest, key: str | None) -> Job:
         resolved, info = self._resolved(request)
@@ -303,7 +305,7 @@ class Studio:
             if kind == "picture":
                 self.inputs.path(name)
             else:
-                self.catalog.find(name, folder_named(where))
+                self.catalog.files.find(name, folder_named(where))
         return resolved, info
 
     def _sweep(self) -> None:

@@ -48,7 +48,7 @@ def model_preview(studio: Studio, entry_id: str) -> bytes:
     Raises:
         NotFound: there is no such model, or no picture that can be read.
     """
-    entry = studio.catalog.entry(entry_id)
+    entry = studio.catalog.files.entry(entry_id)
     if entry.preview is None:
         raise NotFound(f"There is no picture beside {entry.name}.", "Put one there: name.png or name.preview.png.")
     path, changed = Path(entry.preview[0]), entry.preview[1]

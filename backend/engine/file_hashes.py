@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from backend.engine.adapters import AdapterShelf
 from backend.engine.job import Job
 from backend.errors import UserError
-from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from backend.engine.engine import Engine
@@ -22,19 +22,19 @@ class HashInBackground:
     def __init__(self, engine: Engine, job: Job, adapters: Sequence[Path]) -> None:
         self._result: dict[str, str] = {}
         self._trouble = ""
-        work = (engine.catalog, job, engine.adapters, adapters)
+        work = (engine.catalog.files, job, engine.adapters, adapters)
         self._thread = threading.Thread(target=self._compute, args=work, name="hashes", daemon=True)
         self._thread.start()
 
-    def _compute(self, catalog: Catalog, job: Job, shelf: AdapterShelf, adapters: Sequence[Path]) -> None:
+    def _compute(self, files: ModelFiles, job: Job, shelf: AdapterShelf, adapters: Sequence[Path]) -> None:
         try:
             if adapters:  # as A1111 writes it
                 self._result["lora_hashes"] = ", ".join(f"{path.stem}: {shelf.hash_of(path)}" for path in adapters)
-            self._result["model_hash"] = catalog.model_hash(job.info.sources["denoiser"].paths[0])
+            self._result["model_hash"] = files.model_hash(job.info.sources["denoiser"].paths[0])
             if job.refiner:
-                self._result["refiner_hash"] = catalog.model_hash(job.refiner.info.sources["denoiser"].paths[0])
+                self._result["refiner_hash"] = files.model_hash(job.refiner.info.sources["denoiser"].paths[0])
             if job.vae:
-                self._result["vae_hash"] = catalog.model_hash(job.vae.source.paths[0])
+                self._result["vae_hash"] = files.model_hash(job.vae.source.paths[0])
         except UserError as error:  # the file went away behind our back; the picture is good all the same
             self._trouble = f"The pictures carry no model hash. {error}"
 

@@ -60,12 +60,12 @@ def model_view(engine: Engine, job: Job, network: UNet | MMDiT) -> ModelView:
 
 def _files(engine: Engine, folder: str) -> tuple[str, ...]:
     """Names of the files of a folder; see ``ModelView.files``."""
-    return tuple(entry.name for entry in engine.catalog.folder(folder_named(folder)) if entry.usable)
+    return tuple(entry.name for entry in engine.catalog.files.folder(folder_named(folder)) if entry.usable)
 
 
 def _shapes(engine: Engine, folder: str, file: str) -> dict[str, tuple[int, ...]]:
     """What a file's header tells; see ``ModelView.shapes``."""
-    header = read_header(engine.catalog.find(file, folder_named(folder)).path)
+    header = read_header(engine.catalog.files.find(file, folder_named(folder)).path)
     return {key: tensor.shape for key, tensor in header.tensors.items()}
 
 
@@ -142,7 +142,7 @@ def _own_network(
     engine: Engine, job: Job, folder: str, file: str, build: Callable[[Mapping[str, Tensor]], nn.Module]
 ) -> nn.Module:
     """A network of an extension's own; see ``ModelView.own_network``."""
-    entry = engine.catalog.find(file, folder_named(folder))
+    entry = engine.catalog.files.find(file, folder_named(folder))
 
     def load() -> nn.Module:
         header = read_header(entry.path)

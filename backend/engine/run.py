@@ -233,7 +233,7 @@ class Run:
             batching=engine.batching(request, branches=branches_at_once(info)),
             check=self.check,
             on_note=self.note,
-            words=embedding_words(engine.catalog.folder("embeddings")),
+            words=embedding_words(engine.catalog.files.folder("embeddings")),
             samplers=engine.extensions.samplers,
             schedules=engine.extensions.schedules,
             values=engine.extensions.values(request),

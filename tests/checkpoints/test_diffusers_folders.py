@@ -16,6 +16,7 @@ from backend.formats.folders import MAX_JSON, detect_folder
 from backend.formats.parts import clip_config
 from backend.formats.reader import TensorInfo
 from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from backend.settings import load_settings
 from backend.text.encode import encode_clip
 from backend.text.encoders import build_clip
@@ -179,16 +180,16 @@ def test_sd2_s_encoder_without_its_last_layer_reads_the_same(tmp_path):
 
 def test_the_catalog_lists_a_folder_as_one_entry_and_notices_its_changes(tmp_path):
     folder = write_folder(tmp_path / "checkpoints" / "sub" / "tiny.folder", "sdxl")
-    catalog = Catalog(tmp_path, readings=tmp_path / "readings.sqlite")
-    (entry,) = catalog.models()
+    catalog = Catalog(ModelFiles(tmp_path, readings=tmp_path / "readings.sqlite"))
+    (entry,) = catalog.files.models()
     assert (entry.name, entry.usable, entry.sentence) == ("sub/tiny.folder", True, "")
     assert entry.file_bytes > sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
     assert catalog.checkpoint("tiny.folder") == catalog.checkpoint("sub/tiny.folder") == entry.info
-    again = Catalog(tmp_path, readings=tmp_path / "readings.sqlite")
+    again = ModelFiles(tmp_path, readings=tmp_path / "readings.sqlite")
     again.look()
     assert again.listing()[0].info == entry.info  # remembered, not read
     (folder / "text_encoder_2" / "model.safetensors").unlink()
-    assert not catalog.find("tiny.folder").usable
+    assert not catalog.files.find("tiny.folder").usable
 
 
 def test_the_picture_is_the_one_of_the_single_file(tmp_path):

@@ -14,6 +14,7 @@ from backend.engine.models import ModelManager
 from backend.formats.configs import PARTS
 from backend.nn.stored import StoredConv2d, StoredEmbedding, StoredLinear
 from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from backend.settings import load_settings
 from tests.engine.conftest import ask
 
@@ -31,7 +32,7 @@ def held(module: torch.nn.Module) -> int:
 
 @pytest.fixture
 def catalog(models_dir: Path, tmp_path: Path) -> Catalog:
-    return Catalog(models_dir, hashes=tmp_path / "hashes.json")
+    return Catalog(ModelFiles(models_dir, hashes=tmp_path / "hashes.json"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from backend.engine.device import DevicePolicy, choose_device
 from backend.engine.models import ModelManager
 from backend.errors import BadRequest, UserError
 from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 
 GENEROUS = 2**40
 
@@ -22,7 +23,7 @@ def manager(budget: int = GENEROUS) -> ModelManager:
 
 @pytest.fixture
 def catalog(models_dir: Path, tmp_path: Path) -> Catalog:
-    return Catalog(models_dir, hashes=tmp_path / "hashes.json")
+    return Catalog(ModelFiles(models_dir, hashes=tmp_path / "hashes.json"))
 
 
 def test_a_second_get_is_the_same_object(catalog: Catalog) -> None:
@@ -75,7 +76,7 @@ def test_a_replaced_file_is_loaded_anew_and_the_old_part_leaves(models_dir: Path
     folder.mkdir()
     path = folder / "mine.safetensors"
     shutil.copy(models_dir / "checkpoints" / "tiny-xl.safetensors", path)
-    catalog, models = Catalog(tmp_path, hashes=tmp_path / "hashes.json"), manager()
+    catalog, models = Catalog(ModelFiles(tmp_path, hashes=tmp_path / "hashes.json")), manager()
     old = models.get(catalog.checkpoint("mine"), "vae")
     from tests.builders import tiny_checkpoint
 
@@ -91,7 +92,7 @@ def test_a_failed_load_leaves_the_residents_alone(models_dir: Path, tmp_path: Pa
     good, bad = folder / "good.safetensors", folder / "bad.safetensors"
     for path in (good, bad):
         shutil.copy(models_dir / "checkpoints" / "tiny-xl.safetensors", path)
-    catalog, models = Catalog(tmp_path, hashes=tmp_path / "hashes.json"), manager()
+    catalog, models = Catalog(ModelFiles(tmp_path, hashes=tmp_path / "hashes.json")), manager()
     module = models.get(catalog.checkpoint("good"), "denoiser")
     info = catalog.checkpoint("bad")
     bad.write_bytes(b"not a model any more")

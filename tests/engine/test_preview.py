@@ -25,7 +25,7 @@ from backend.formats.detect import detect
 from backend.formats.preview_files import decoder_for
 from backend.formats.reader import read_header
 from backend.nn.tiny_vae import TinyDecoder
-from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from backend.settings import load_settings
 from tests import builders
 from tests.engine.conftest import ask
@@ -148,7 +148,7 @@ def test_the_engine_uses_it_unless_the_setting_says_linear(tmp_path: Path, folde
     for kind in ("none", "auto", "linear"):
         if kind == "auto":
             write(tmp_path / folder / "taesdxl_decoder.safetensors", tiny())
-            (entry,) = [each for each in Catalog(tmp_path).models() if each.folder == "previews"]
+            (entry,) = [each for each in ModelFiles(tmp_path).models() if each.folder == "previews"]
             assert entry.usable
         setting = "linear" if kind == "linear" else "auto"
         options = {"device": "cpu", "dtype": "float32", "preview_decoder": setting}

@@ -101,7 +101,7 @@ def test_a_job_with_a_refiner_is_one_job(engine: Engine) -> None:
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.step for step in steps] == [1, 2, 3, 4, 5] * 2
     assert all(step.preview for step in steps)
-    hashes = [engine.catalog.model_hash(engine.catalog.checkpoint(name).path) for name in ("base", "refiner")]
+    hashes = [engine.catalog.files.model_hash(engine.catalog.checkpoint(name).path) for name in ("base", "refiner")]
     assert f"Model hash: {hashes[0]}" in result.pictures[0].parameters
     assert f"Refiner: refiner [{hashes[1]}], Refiner switch at: 0.6" in result.pictures[0].parameters
     again = engine.generate(request)

@@ -54,7 +54,7 @@ def folder(engine: Engine) -> Iterator[Path]:
 def encoded(engine: Engine, checkpoint: str, prompt: str, **fields: Any) -> pipeline.Prompting:
     request = GenerationRequest(checkpoint=checkpoint, prompt=prompt, width=96, height=64, steps=4, seed=1, **fields)
     job = job_for(engine, request)
-    words = embedding_words(engine.catalog.folder("embeddings"))
+    words = embedding_words(engine.catalog.files.folder("embeddings"))
     return pipeline.encode_prompts(replace_words(job, words), engine.manager, 4)
 
 

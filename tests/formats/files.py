@@ -54,6 +54,13 @@ def write_sparse(
     return path
 
 
+def put_published(folder: Path, name: str, content: str = "sdxl_base") -> Path:
+    """Write a published file's keys without its weights as ``folder/name``."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_sparse(path, published(content))
+
+
 def write_raw(path: Path, header: bytes, *, hole: int = 0, length: int | None = None) -> Path:
     """A file with these header bytes, announced as ``length`` bytes (rightly unless given)."""
     with path.open("wb") as file:

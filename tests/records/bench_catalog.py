@@ -13,7 +13,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from tests.formats.files import HEADERS, published, write_sparse
 
 FOLDERS = ("checkpoints", "checkpoints", "loras", "vae", "controlnet")
@@ -44,18 +44,18 @@ def build(root: Path, count: int) -> None:
 def measure(root: Path, what: str) -> None:
     """Print the seconds of one scan with this root's cache."""
     started, busy = time.perf_counter(), time.process_time()
-    catalog = Catalog(root / "models", readings=root / "data" / "models.sqlite", hashes=root / "data" / "hashes.json")
-    catalog.look()
+    files = ModelFiles(root / "models", readings=root / "data" / "models.sqlite", hashes=root / "data" / "hashes.json")
+    files.look()
     looked = time.perf_counter()
-    unread = sum(not entry.is_read for entry in catalog.listing())
+    unread = sum(not entry.is_read for entry in files.listing())
     listed = time.perf_counter()
-    while catalog.read_on(3600):
+    while files.read_on(3600):
         continue
     ended, busy = time.perf_counter(), time.process_time() - busy
-    catalog.look()
+    files.look()
     again = time.perf_counter()
     sys.stdout.write(
-        f"{what}: found {len(catalog.listing())} in {looked - started:.2f} s, listed in {listed - looked:.2f} s, "
+        f"{what}: found {len(files.listing())} in {looked - started:.2f} s, listed in {listed - looked:.2f} s, "
         f"read {unread} headers in {ended - listed:.2f} s; {listed - started + ended - listed:.2f} s in all "
         f"({busy:.2f} s of a core); "
         f"looked again in {again - ended:.3f} s\n"

@@ -10,6 +10,7 @@ from backend.errors import BadRequest, ModelUnsupported, NotFound
 from backend.formats.configs import CheckpointInfo
 from backend.records.catalog import Catalog
 from backend.records.infotext import parameters_text, read_parameters
+from backend.records.model_files import ModelFiles
 from backend.records.registry import core_registry
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest
@@ -45,13 +46,13 @@ def put(tmp_path):
             path = tmp_path / (name + ".safetensors")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_sparse(path, tensors)
-        return Catalog(tmp_path, readings=tmp_path / "readings.sqlite")
+        return Catalog(ModelFiles(tmp_path, readings=tmp_path / "readings.sqlite"))
 
     return put
 
 
 def entry(catalog, name):
-    return next(each for each in catalog.models() if each.name == name)
+    return next(each for each in catalog.files.models() if each.name == name)
 
 
 def settled(catalog, **fields):
@@ -73,7 +74,7 @@ def test_what_is_missing_is_named_with_what_to_put_where(put):
     assert "CLIP-L" not in found.sentence
 
 
-def test_a_checkpoint_is_completed_by_the_files_that_fit_and_says_which(put):
+def test_a_checkpoint_is_completed_by_the_files_that_fit_and_says_which(put, tmp_path):
     catalog = put(**FILES)
     info = catalog.checkpoint("medium")
     assert info.companions == {"clip_l": "clip_l", "clip_g": "clip_g", "t5": "t5xxl_fp16"}
@@ -86,7 +87,7 @@ def test_a_checkpoint_is_completed_by_the_files_that_fit_and_says_which(put):
     ]
     assert not any("text encoder" in note for note in info.notes)
     assert entry(catalog, "medium").usable
-    again = Catalog(catalog._places[0].top.parent, readings=None)
+    again = Catalog(ModelFiles(tmp_path, readings=None))
     assert again.checkpoint("medium") == info
 
 
@@ -128,15 +129,15 @@ def test_a_clip_g_that_cannot_pool_does_not_complete_anything(put):
 
 def test_files_that_come_and_go_are_noticed(put, tmp_path):
     catalog = put(**{"checkpoints/medium": MEDIUM})
-    catalog.models()
-    assert not any(each.usable for each in catalog.listing())
+    catalog.files.models()
+    assert not any(each.usable for each in catalog.files.listing())
     put(**{name: FILES[name] for name in ("text_encoders/clip_l", "text_encoders/clip_g")})
-    before = catalog.version
+    before = catalog.files.version
     assert entry(catalog, "medium").usable
-    assert catalog.version > before
+    assert catalog.files.version > before
     assert catalog.checkpoint("medium").t5 is None
     put(**{"text_encoders/t5xxl_fp16": T5})
-    assert catalog.models()
+    assert catalog.files.models()
     assert catalog.checkpoint("medium").companions["t5"] == "t5xxl_fp16"
     (tmp_path / "text_encoders" / "clip_g.safetensors").unlink()
     assert not entry(catalog, "medium").usable

@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import BadRequest
 from backend.records.answers import ModelAnswers
-from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from backend.records.readings import Stamp
 from tests.formats.files import published, write_sparse
 
@@ -26,13 +26,15 @@ def models(tmp_path):
     return tmp_path / "models"
 
 
-def catalog_of(models):
+def files_of(models):
     data = models.parent
-    return Catalog(models, hashes=data / "hashes.json", answers=data / "answers.json", readings=data / "models.sqlite")
+    return ModelFiles(
+        models, hashes=data / "hashes.json", answers=data / "answers.json", readings=data / "models.sqlite"
+    )
 
 
-def variant(catalog, name="big"):
-    return catalog.find(name).info.variant
+def variant(files, name="big"):
+    return files.find(name).info.variant
 
 
 def remember_hash(models, path, sha256):
@@ -44,53 +46,53 @@ def remember_hash(models, path, sha256):
 
 
 def test_an_answer_counts_at_once_in_both_processes_and_can_be_changed(models):
-    page, engine = catalog_of(models), catalog_of(models)
+    page, engine = files_of(models), files_of(models)
     (question,) = page.find("big").info.questions
     other = next(option for option in question.options if option != question.assumed)
     assert variant(engine) == question.assumed
     version = page.version
     page.answer(page.find("big"), question.about, other)
     assert page.version > version
-    assert variant(page) == variant(engine) == variant(catalog_of(models)) == other
+    assert variant(page) == variant(engine) == variant(files_of(models)) == other
     assert page.find("big").answers == {question.about: other}
     page.answer(page.find("big"), question.about, question.assumed)
     assert variant(page) == variant(engine) == question.assumed
 
 
 def test_an_answer_follows_the_file_by_its_hash(models):
-    catalog = catalog_of(models)
-    (question,) = catalog.find("big").info.questions
+    files = files_of(models)
+    (question,) = files.find("big").info.questions
     other = next(option for option in question.options if option != question.assumed)
     path = models / "checkpoints" / "big.safetensors"
-    catalog.answer(catalog.find("big"), question.about, other)
+    files.answer(files.find("big"), question.about, other)
     remember_hash(models, path, "ab" * 32)
-    catalog.settle_answers()
+    files.settle_answers()
     told = json.loads((models.parent / "answers.json").read_text())
     assert told == {"by_sha256": {"ab" * 32: {question.about: other}}, "by_file": {}}
 
     moved = models / "checkpoints" / "moved.safetensors"
     shutil.move(path, moved)
     os.utime(moved, (1e9, 1e9))
-    assert variant(catalog, "moved") == question.assumed  # nobody knows yet that it is the same
+    assert variant(files, "moved") == question.assumed  # nobody knows yet that it is the same
     remember_hash(models, moved, "ab" * 32)
-    fresh = catalog_of(models)
+    fresh = files_of(models)
     assert variant(fresh, "moved") == other
 
 
 def test_a_file_that_changed_is_asked_about_anew(models):
-    catalog = catalog_of(models)
-    (question,) = catalog.find("big").info.questions
+    files = files_of(models)
+    (question,) = files.find("big").info.questions
     other = next(option for option in question.options if option != question.assumed)
-    catalog.answer(catalog.find("big"), question.about, other)
+    files.answer(files.find("big"), question.about, other)
     os.utime(models / "checkpoints" / "big.safetensors", (1e9, 1e9))
-    assert variant(catalog) == question.assumed
+    assert variant(files) == question.assumed
 
 
 @pytest.mark.parametrize(("about", "answer"), [("nonsense", "x"), ("variant", "nonsense"), ("", "")])
 def test_an_answer_that_nobody_asked_for_is_refused(models, about, answer):
-    catalog = catalog_of(models)
+    files = files_of(models)
     with pytest.raises(BadRequest):
-        catalog.answer(catalog.find("big"), about, answer)
+        files.answer(files.find("big"), about, answer)
     assert not (models.parent / "answers.json").exists()
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from backend.errors import ModelUnsupported, NotFound
 from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from backend.records.tags import check_tags
 from backend.request import GenerationRequest
 from tests.formats.files import keys, published, write_sparse
@@ -22,7 +23,7 @@ def catalog(tmp_path):
     write_sparse(tmp_path / "checkpoints" / "one.safetensors", published("sd15"))
     write_sparse(tmp_path / "loras" / "fox.safetensors", keys(LAYER, shape=(4, 2048)))
     write_sparse(tmp_path / "checkpoints" / "lost.safetensors", keys(LAYER, shape=(4, 2048)))
-    return Catalog(tmp_path)
+    return Catalog(ModelFiles(tmp_path))
 
 
 def check(catalog: Catalog, prompt: str, checkpoint: str = "xl", registry: dict | None = None, **fields: str) -> None:
@@ -51,7 +52,7 @@ def test_a_file_for_another_family_is_refused_by_name(catalog):
 
 
 def test_a_lora_among_checkpoints_is_sent_to_its_folder(catalog):
-    entry = catalog.find("lost")
+    entry = catalog.files.find("lost")
     assert not entry.usable
     assert "belongs in models/loras" in entry.sentence
-    assert catalog.find("fox", "loras").usable
+    assert catalog.files.find("fox", "loras").usable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from backend.records.trees import MAX_YAML, read_tree, read_trees
 from tests.formats.files import keys, published, write_sparse
 
@@ -111,8 +112,8 @@ def test_names_stay_unique_and_ours_come_first(tmp_path):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sparse(path, published("sdxl_base"))
-    catalog = Catalog(ours, models_from=[tmp_path / "forge"])
-    assert {entry.name: entry.root for entry in catalog.models()} == {
+    catalog = Catalog(ModelFiles(ours, models_from=[tmp_path / "forge"]))
+    assert {entry.name: entry.root for entry in catalog.files.models()} == {
         "m": "", "m (sft)": "", "m (forge)": "forge", "only": "forge"
     }  # fmt: skip
     assert catalog.checkpoint("m").path == ours / "checkpoints/m.safetensors"
@@ -125,7 +126,7 @@ def test_a_tree_that_is_our_own_folder_is_listed_once(tmp_path):
     path = tmp_path / "models/checkpoints/m.safetensors"
     path.parent.mkdir(parents=True)
     write_sparse(path, published("sdxl_base"))
-    assert [e.name for e in Catalog(tmp_path / "models", models_from=[tmp_path, tmp_path]).models()] == ["m"]
+    assert [e.name for e in ModelFiles(tmp_path / "models", models_from=[tmp_path, tmp_path]).models()] == ["m"]
 
 
 def test_what_others_keep_beside_controlnets_counts_to_its_own_folder(tmp_path):
@@ -140,18 +141,18 @@ def test_what_others_keep_beside_controlnets_counts_to_its_own_folder(tmp_path):
     ):  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         write_sparse(path, tensors)
-    catalog = Catalog(ours, models_from=[tmp_path / "forge"])
-    usable = {(e.folder, e.name) for e in catalog.models() if e.usable}
+    files = ModelFiles(ours, models_from=[tmp_path / "forge"])
+    usable = {(e.folder, e.name) for e in files.models() if e.usable}
     assert usable == {("ip_adapter", "ip-xl"), ("ip_adapter", "ip-xl (forge)"), ("clip_vision", "vit-h"),
                       ("controlnet", "depth")}  # fmt: skip
-    assert catalog.find("ip-xl (forge)", "ip_adapter").path == theirs / "ip-xl.safetensors"
-    assert [entry.name for entry in catalog.folder("clip_vision")] == ["vit-h"]
-    assert "belongs in models/ip_adapter" in catalog.find("lost", "controlnet").sentence
-    assert {entry.name for entry in catalog.folder("controlnet")} == {"depth", "lost"}
+    assert files.find("ip-xl (forge)", "ip_adapter").path == theirs / "ip-xl.safetensors"
+    assert [entry.name for entry in files.folder("clip_vision")] == ["vit-h"]
+    assert "belongs in models/ip_adapter" in files.find("lost", "controlnet").sentence
+    assert {entry.name for entry in files.folder("controlnet")} == {"depth", "lost"}
 
 
 def test_an_adapter_beside_controlnets_is_found_by_name_before_anything_was_read(tmp_path):
     path = tmp_path / "forge/models/ControlNet/ip-xl.safetensors"
     path.parent.mkdir(parents=True)
     write_sparse(path, keys("image_proj.latents", "ip_adapter.1.to_k_ip.weight", shape=(640, 2048)))
-    assert Catalog(tmp_path / "models", models_from=[tmp_path / "forge"]).find("ip-xl", "ip_adapter").path == path
+    assert ModelFiles(tmp_path / "models", models_from=[tmp_path / "forge"]).find("ip-xl", "ip_adapter").path == path

@@ -14,6 +14,7 @@ from backend.formats.configs import CheckpointInfo
 from backend.formats.detect import detect
 from backend.formats.reader import read_header
 from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 
 MODELS = Path(__file__).parents[2] / "models"
 FAMILIES = {"xl": "sdxl", "sd3": "sd3"}
@@ -27,7 +28,7 @@ def checkpoint(name: str) -> CheckpointInfo:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_lora_is_small_listed_and_matches_its_checkpoint_whole(name):
-    found = Catalog(MODELS).adapter(f"demo-sketch-{name}")
+    found = Catalog(ModelFiles(MODELS)).adapter(f"demo-sketch-{name}")
     assert found.path.stat().st_size <= 2_000_000
     others = {family for family in FAMILIES.values() if found.may_fit(family)}
     assert others == {FAMILIES[name]}
@@ -37,7 +38,7 @@ def test_the_lora_is_small_listed_and_matches_its_checkpoint_whole(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_controlnet_is_small_listed_and_loads_complete(name):
-    info = Catalog(MODELS).control(f"demo-edges-{name}")
+    info = Catalog(ModelFiles(MODELS)).control(f"demo-edges-{name}")
     assert info.path.stat().st_size <= 12_000_000
     assert info.family == FAMILIES[name]
     network = load_control(info).network

@@ -35,7 +35,7 @@ def put_encoder(studio, name):
     path = studio.settings.models_dir / "text_encoders" / f"{name}.safetensors"
     state = {key: t for key, t in build_clip(tiny.CLIP_L).state_dict().items() if "position_ids" not in key}
     write_tensors(path, state, {"easel.clip_l": written("easel.clip_l", tiny.CLIP_L)})
-    studio.catalog.models()
+    studio.catalog.files.models()
 
 
 def pickers(studio):
@@ -51,7 +51,7 @@ def values(picker):
 
 
 def test_a_text_encoder_is_offered_only_where_there_is_a_choice(studio):
-    studio.catalog.models()
+    studio.catalog.files.models()
     files, _ = pickers(studio)
     assert not any(picker.visible for picker in files.values())
     put_encoder(studio, "other-clip")
@@ -65,7 +65,7 @@ def test_the_vae_of_every_checkpoint_is_offered(studio):
         studio.settings.models_dir / "checkpoints" / "mine.safetensors",
         studio.settings.models_dir / "checkpoints" / "yours.safetensors",
     )
-    studio.catalog.models()
+    studio.catalog.files.models()
     _, vae = pickers(studio)
     assert values(vae) == ["", "VAE of mine", "VAE of yours"]
     assert studio.catalog.vae("VAE of yours").path.stem == "yours"

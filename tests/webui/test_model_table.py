@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from tests.formats.files import keys, published, write_sparse
 from webui.model_facts import model_json
 from webui.model_table import model_lines
@@ -25,8 +25,8 @@ def test_every_kind_of_file_is_told_in_a_row_and_its_remarks(tmp_path):
         path.parent.mkdir(exist_ok=True)
         write_sparse(path, tensors)
     (tmp_path / "checkpoints" / "page.safetensors").write_text("<html>")
-    catalog = Catalog(tmp_path)
-    lines = model_lines([model_json(entry) for entry in catalog.models()])
+    files = ModelFiles(tmp_path)
+    lines = model_lines([model_json(entry) for entry in files.models()])
     text = "\n".join(lines)
     cells = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ") and line[2] != " "}
     assert cells["xl"] == ["SDXL", "base", "SDXL", "fp16", "6.5", "GiB"]

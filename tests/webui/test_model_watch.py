@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from backend.records.catalog import Catalog
+from backend.records.model_files import ModelFiles
 from tests.formats.files import keys, published, write_sparse
 from webui import model_watch
 from webui.model_watch import ModelWatch
@@ -23,10 +23,10 @@ def quick(monkeypatch):
 @pytest.fixture
 def watching(tmp_path, quick):
     (tmp_path / "checkpoints").mkdir()
-    catalog, busy = Catalog(tmp_path, hashes=tmp_path / "hashes.json"), [True]
-    watch = ModelWatch(catalog, is_busy=lambda: busy[0], hashing=True, hash_after=0.0)
+    files, busy = ModelFiles(tmp_path, hashes=tmp_path / "hashes.json"), [True]
+    watch = ModelWatch(files, is_busy=lambda: busy[0], hashing=True, hash_after=0.0)
     watch.start()
-    yield catalog, tmp_path / "checkpoints", busy
+    yield files, tmp_path / "checkpoints", busy
     watch.stop()
 
 
@@ -38,25 +38,25 @@ def until(condition):
 
 
 def test_files_are_noticed_read_and_forgotten_by_themselves(watching):
-    catalog, folder, _ = watching
+    files, folder, _ = watching
     path = write_sparse(folder / "m.safetensors", published("sdxl_base"))
-    until(lambda: [entry.usable for entry in catalog.listing()] == [True])
-    version = catalog.version
+    until(lambda: [entry.usable for entry in files.listing()] == [True])
+    version = files.version
     path.write_bytes(b"cut")
-    until(lambda: [entry.settling for entry in catalog.listing()] == [True])
+    until(lambda: [entry.settling for entry in files.listing()] == [True])
     path.unlink()
-    until(lambda: not catalog.listing())
-    assert catalog.version > version
+    until(lambda: not files.listing())
+    assert files.version > version
 
 
 def test_hashes_wait_until_no_job_runs_and_then_show(watching):
-    catalog, folder, busy = watching
+    files, folder, busy = watching
     path = write_sparse(folder / "m.safetensors", keys("a.b"))
-    until(lambda: [entry.is_read for entry in catalog.listing()] == [True])
+    until(lambda: [entry.is_read for entry in files.listing()] == [True])
     time.sleep(0.2)
-    assert catalog.known_sha256(catalog.find("m")) is None
-    version = catalog.version
+    assert files.known_sha256(files.find("m")) is None
+    version = files.version
     busy[0] = False
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    until(lambda: catalog.version > version)
-    assert catalog.known_sha256(catalog.find("m")) == sha256
+    until(lambda: files.version > version)
+    assert files.known_sha256(files.find("m")) == sha256

@@ -72,7 +72,7 @@ class Bridge:
 
     def look(self) -> Updates:
         """Look for model files now; the page asks for the list afterwards."""
-        self.studio.catalog.look()
+        self.studio.catalog.files.look()
         return self._lists()
 
     def apply(self, event: gr.EventData) -> Updates:

@@ -27,7 +27,7 @@ def first_checkpoint(studio: Studio) -> str:
 
 def refiners(studio: Studio) -> Choices:
     """None, the files that were made to be refiners, then every other checkpoint that can take over steps."""
-    entries = [entry for entry in studio.catalog.listing() if entry.folder == "checkpoints" and entry.usable]
+    entries = [entry for entry in studio.catalog.files.listing() if entry.folder == "checkpoints" and entry.usable]
     infos = [(entry.name, entry.info) for entry in entries if isinstance(entry.info, CheckpointInfo)]
     names = [(info.family != "sdxl_refiner", name) for name, info in infos if extra_inputs(info.denoiser) != "edit"]
     return [("None", ""), *((name, name) for _, name in sorted(names))]
@@ -37,7 +37,7 @@ def vaes(studio: Studio) -> Choices:
     """The checkpoint's own VAE, then every VAE file that can be used, then those inside checkpoints."""
     inside = [
         (f"{VAE_OF}{m.name}", f"{VAE_OF}{m.name}")
-        for m in studio.catalog.listing()
+        for m in studio.catalog.files.listing()
         if m.folder == "checkpoints" and isinstance(m.info, CheckpointInfo) and m.info.vae is not None
     ]
     return [("Automatic", ""), *_usable(studio, "vae"), *inside]
@@ -47,7 +47,7 @@ def encoder_files(studio: Studio) -> dict[str, Choices]:
     """Request field -> the text encoder files that it may name, behind the automatic choice."""
     found: dict[str, Choices] = {field: [("Automatic", "")] for field in FILE_FIELDS}
     for name, _ in _usable(studio, "text_encoders"):
-        info = studio.catalog.find(name, "text_encoders").info
+        info = studio.catalog.files.find(name, "text_encoders").info
         for field, part in FILE_FIELDS.items():
             if isinstance(info, EncoderInfo) and info.part == part:
                 found[field].append((name, name))
@@ -73,4 +73,4 @@ def wanted_by(studio: Studio, checkpoint: str) -> dict[str, Any]:
 
 
 def _usable(studio: Studio, folder: str) -> Choices:
-    return [(m.name, m.name) for m in studio.catalog.listing() if m.folder == folder and m.usable]
+    return [(m.name, m.name) for m in studio.catalog.files.listing() if m.folder == folder and m.usable]

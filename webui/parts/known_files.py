@@ -43,7 +43,7 @@ def known_files(
             found[field] = lent
             continue
         named = _usable(studio, name, folder)
-        hashed = studio.catalog.by_hash(digits, folder) if digits else None
+        hashed = studio.catalog.files.by_hash(digits, folder) if digits else None
         title = field_schema(field)["title"]
         if hashed is not None:
             found[field] = hashed.name
@@ -51,7 +51,7 @@ def known_files(
                 notes.append(f"{title} {name!r} is {hashed.name!r} here: the hash {digits} is the same.")
         elif named is not None:
             found[field] = named.name
-            sha256 = studio.catalog.known_sha256(named)
+            sha256 = studio.catalog.files.known_sha256(named)
             if digits and sha256 is not None and not sha256.startswith(digits):
                 notes.append(
                     f"{title} {named.name!r} is another file here: its hash is {sha256[:HASH_DIGITS]}, not {digits}."
@@ -63,7 +63,7 @@ def known_files(
 
 def _usable(studio: Studio, name: str, folder: Folder) -> ModelEntry | None:
     try:
-        entry = studio.catalog.find(name, folder) if name else None
+        entry = studio.catalog.files.find(name, folder) if name else None
     except NotFound:
         return None
     return entry if entry is not None and entry.usable else None

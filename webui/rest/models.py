@@ -35,7 +35,7 @@ class ModelRoutes:
         New files are noticed within seconds; ``look=1`` looks before it answers.
         """
         if request.query_params.get("look"):
-            await run_in_threadpool(self._studio.catalog.look)
+            await run_in_threadpool(self._studio.catalog.files.look)
         data, zipped = await run_in_threadpool(self._list)
         headers = {"cache-control": "no-store", "vary": "accept-encoding"}
         if len(data) >= ZIPPED_FROM and "gzip" in request.headers.get("accept-encoding", ""):
@@ -46,10 +46,10 @@ class ModelRoutes:
         """One file, with the notes that lie beside it."""
 
         def tell() -> dict[str, Any]:
-            catalog = self._studio.catalog
-            entry = catalog.entry(request.path_params["model_id"])
+            files = self._studio.catalog.files
+            entry = files.entry(request.path_params["model_id"])
             notes = [{"label": note.label, "text": note.text} for note in notes_of(entry.note_files)]
-            return {**model_json(entry, sha256=catalog.known_sha256(entry)), "sidecar": notes}
+            return {**model_json(entry, sha256=files.known_sha256(entry)), "sidecar": notes}
 
         return JSONResponse(await run_in_threadpool(tell), headers={"cache-control": "no-store"})
 
@@ -65,17 +65,17 @@ class ModelRoutes:
         model, about, answer = (text(body, name, longest=255) for name in ("model", "about", "answer"))
 
         def keep() -> dict[str, Any]:
-            catalog = self._studio.catalog
-            catalog.answer(catalog.entry(model), about, answer)
-            entry = catalog.entry(model)
-            return model_json(entry, sha256=catalog.known_sha256(entry))
+            files = self._studio.catalog.files
+            files.answer(files.entry(model), about, answer)
+            entry = files.entry(model)
+            return model_json(entry, sha256=files.known_sha256(entry))
 
         return JSONResponse(await run_in_threadpool(keep))
 
     def _list(self) -> tuple[bytes, bytes]:
         with self._lock:
             version, data, zipped = self._told
-            if version != self._studio.catalog.version:
+            if version != self._studio.catalog.files.version:
                 version, told = self._studio.models_json()
                 data = json.dumps(told).encode()
                 zipped = gzip.compress(data, 1) if len(data) >= ZIPPED_FROM else b""
