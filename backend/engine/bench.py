@@ -25,6 +25,10 @@ from backend.engine.bench_memory import Memory, PeakMemory
 from backend.engine.bench_peer import PeerFigures
 from backend.engine.device import dtype_name
 from backend.engine.engine import VERSION, Engine
+from backend.engine.job import Job
+from backend.engine.latents import LATENT_CELL, decode_latents
+from backend.engine.prompting import PromptCache, Prompting
+from backend.engine.start import Start
 from backend.engine.stopwatch import synchronise, timed
 from backend.families.table import FAMILIES
 from backend.formats.configs import CheckpointInfo, Part, UNetConfig
@@ -145,7 +149,7 @@ def run_bench(
     """
     device = engine.policy.device
     side = matmul_side or MATMUL_SIDE[device.type]
-    prompts = pipeline.PromptCache()  # one of its own: what the engine encoded before does not count
+    prompts = PromptCache()  # one of its own: what the engine encoded before does not count
     memory = PeakMemory(device)
     job = _job(engine, request)
     with memory:  # the first run also warms everything that is timed below
@@ -201,7 +205,7 @@ def step_flops(info: CheckpointInfo, size: tuple[int, int], tokens: int, passes:
     config = info.denoiser
     with torch.device("meta"), torch.inference_mode():
         network = UNet(config) if isinstance(config, UNetConfig) else MMDiT(config)
-        width, height = (side // pipeline.LATENT_CELL for side in size)
+        width, height = (side // LATENT_CELL for side in size)
         x = torch.empty(passes, config.in_channels, height, width)
         text = torch.empty(passes, tokens, config.context_dim)
         pooled = config.label_dim if isinstance(config, UNetConfig) else config.pooled_dim
@@ -222,7 +226,7 @@ def matmul_rate(engine: Engine, side: int, repeats: int = 5) -> float:
     return 2 * side**3 / statistics.median(timed(device, lambda: left @ right) for _ in range(repeats))
 
 
-def _job(engine: Engine, request: GenerationRequest) -> pipeline.Job:
+def _job(engine: Engine, request: GenerationRequest) -> Job:
     """A txt2img job as the engine would prepare it, long enough for the timing."""
     info, vae = engine.catalog.asked_by(request)
     request = replace(
@@ -230,7 +234,7 @@ def _job(engine: Engine, request: GenerationRequest) -> pipeline.Job:
     )
     request = resolve(request, info, engine.registry, vae=vae, rng=random.Random(0)).request  # noqa: S311 - no secret
     family = FAMILIES[info.family]
-    return pipeline.Job(
+    return Job(
         request=request,
         info=info,
         vae=vae,
@@ -244,17 +248,17 @@ def _job(engine: Engine, request: GenerationRequest) -> pipeline.Job:
     )
 
 
-def _other_words(job: pipeline.Job, number: int) -> pipeline.Job:
+def _other_words(job: Job, number: int) -> Job:
     """The same job with prompts that no earlier run has encoded."""
     words = replace(job.request, prompt=f"{PROMPT} {number}", negative_prompt=f"blurry {number}")
     return replace(job, request=words)
 
 
-def _parts(job: pipeline.Job) -> tuple[Part, ...]:
+def _parts(job: Job) -> tuple[Part, ...]:
     return (*job.family.text_parts(job.info, job.request), "denoiser", "vae")
 
 
-def _encode(engine: Engine, job: pipeline.Job, prompts: pipeline.PromptCache) -> pipeline.Prompting:
+def _encode(engine: Engine, job: Job, prompts: PromptCache) -> Prompting:
     return prompts.encode(job, engine.manager, MOST_STEPS)
 
 
@@ -262,9 +266,7 @@ class _Enough(Exception):
     """Ends a sampler between two steps."""
 
 
-def _time_steps(
-    engine: Engine, job: pipeline.Job, prompting: pipeline.Prompting, seconds: float, least: int
-) -> list[float]:
+def _time_steps(engine: Engine, job: Job, prompting: Prompting, seconds: float, least: int) -> list[float]:
     """Seconds of the steps after the first one, which also prepares the text."""
     marks: list[float] = []
 
@@ -274,18 +276,16 @@ def _time_steps(
         if len(marks) > least and marks[-1] - marks[0] >= seconds:
             raise _Enough
 
-    sampled = pipeline.sample_batches(
-        job, engine.manager, prompting, pipeline.Start(), pipeline.sigmas_of(job), on_step
-    )
+    sampled = pipeline.sample_batches(job, engine.manager, prompting, Start(), pipeline.sigmas_of(job), on_step)
     with suppress(_Enough):
         next(sampled)
     return [after - before for before, after in pairwise(marks)]
 
 
-def _decode(engine: Engine, job: pipeline.Job) -> None:
-    width, height = (side // pipeline.LATENT_CELL for side in (job.request.width or 0, job.request.height or 0))
+def _decode(engine: Engine, job: Job) -> None:
+    width, height = (side // LATENT_CELL for side in (job.request.width or 0, job.request.height or 0))
     shape = (1, job.info.latent.channels, height, width)
-    pipeline.decode_latents(job, engine.manager, torch.randn(shape, device=engine.policy.device))
+    decode_latents(job, engine.manager, torch.randn(shape, device=engine.policy.device))
 
 
 def _machine(engine: Engine, side: int, rate: float) -> Machine:

@@ -14,13 +14,13 @@ import torch
 
 from backend.diffusion.denoiser import Batching
 from backend.diffusion.registry import SCHEMA
-from backend.engine import pipeline
 from backend.engine.adapters import AdapterShelf
 from backend.engine.device import choose_device, dtype_name
 from backend.engine.extensions import Extensions, OnCall
 from backend.engine.models import ModelManager, PartKey
 from backend.engine.plan import Speeds
 from backend.engine.preview import Previews
+from backend.engine.prompting import PromptCache
 from backend.engine.result import VERSION, GenerationResult, Picture
 from backend.engine.run import Run
 from backend.errors import OutOfMemory
@@ -67,7 +67,7 @@ class Engine:
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)
         self.previews = Previews(self.policy)
         self.speeds = Speeds()
-        self.prompts = pipeline.PromptCache()
+        self.prompts = PromptCache()
         self.adapters = AdapterShelf(self.catalog, tuple(self.extensions.adapter_formats.values()))
         self.rng = SystemRandom()  # draws the seeds that a request leaves open
         self.extensions.started()

@@ -16,7 +16,10 @@ from backend.control.fit import check_fits
 from backend.control.guide import Guide, HintPicture, Strength
 from backend.control.load import Control, load_control
 from backend.engine import pipeline
+from backend.engine.latents import encode_plain, latent_format, latent_shape
 from backend.engine.models import PartKey
+from backend.engine.prompting import encode_one, encode_steps
+from backend.engine.start import start_picture
 from backend.errors import ModelUnsupported, NotFound, UserError, unknown_name
 from backend.extending import ModelView
 from backend.formats.configs import Part
@@ -41,14 +44,14 @@ def model_view(engine: Engine, job: Job, network: UNet | MMDiT) -> ModelView:
     return ModelView(
         info=job.info,
         places=network.places,
-        latent=pipeline.latent_shape(job),
+        latent=latent_shape(job),
         steps=steps,
         device=engine.policy.device,
-        encode=partial(pipeline.encode_one, job, engine.manager),
-        encode_steps=partial(pipeline.encode_steps, job, engine.manager, steps),
+        encode=partial(encode_one, job, engine.manager),
+        encode_steps=partial(encode_steps, job, engine.manager, steps),
         prediction=job.prediction,
-        vae_encode=partial(pipeline.encode_plain, job, engine.manager),
-        start=pipeline.start_picture(job),
+        vae_encode=partial(encode_plain, job, engine.manager),
+        start=start_picture(job),
         control=partial(_control, engine, job),
         own_network=partial(_own_network, engine, job),
         guide=partial(_guide, engine, job, network),
@@ -86,8 +89,8 @@ def _guide(
 ) -> Guide:
     """A guidance network at work on one of the job's checkpoints; see ``ModelView.guide``."""
     check_fits(control.info, job.info)
-    encode = partial(pipeline.encode_plain, job, engine.manager)
-    constants = pipeline.latent_format(job).constants
+    encode = partial(encode_plain, job, engine.manager)
+    constants = latent_format(job).constants
     return Guide(control, network, hint, encode=encode, constants=constants, strength=strength)
 
 

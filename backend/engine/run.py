@@ -25,12 +25,15 @@ from backend.engine.extensions import Between
 from backend.engine.file_hashes import HashInBackground
 from backend.engine.foresight import idle_parts, plan_of
 from backend.engine.job import Job, no_patches
+from backend.engine.latents import decode_latents, latent_format
 from backend.engine.model_view import model_view
 from backend.engine.order_check import checked
 from backend.engine.progress import Progress
+from backend.engine.prompting import Prompting
 from backend.engine.result import VERSION, GenerationResult, Picture
 from backend.engine.shares import Share, branches_at_once, shares_of, with_refiner
 from backend.engine.shelves import Shelf, Shelves
+from backend.engine.start import prepare_start
 from backend.errors import BadRequest, Cancelled, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Step
 from backend.families.table import FAMILIES
@@ -160,7 +163,7 @@ class Run:
         for note in prompting.notes:
             self.note(note)
         embeddings = self._embedding_facts(prompting)
-        start = pipeline.prepare_start(job, engine.manager)
+        start = prepare_start(job, engine.manager)
         pictures: dict[int, Picture] = {}
         ends: list[float] = []  # when each checkpoint had made its steps of the batch, but the last
         on_step = self._step_teller(job, shares, ends, progress)
@@ -172,7 +175,7 @@ class Run:
             for share, (begin, end) in zip(shares, pairwise(marks), strict=True):
                 engine.speeds.learn(share.job.info.name, share.calls // request.batch_count, pixels, end - begin)
             ends.clear()
-            images = pipeline.decode_latents(job, engine.manager, latents)
+            images = decode_latents(job, engine.manager, latents)
             batch = pipeline.finish_batch(start, index, seeds, images)
             facts = self._facts(making.hashes.wait(self.note) | embeddings, making.plan)
             pictures |= self._finish(job, batch, facts, shelf)
@@ -250,7 +253,7 @@ class Run:
             self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note, self._between)
         return self._patches[job.info.path]
 
-    def _embedding_facts(self, prompting: pipeline.Prompting) -> dict[str, str]:
+    def _embedding_facts(self, prompting: Prompting) -> dict[str, str]:
         """What the metadata say of the embeddings that were read, as A1111 writes it."""
         try:
             hashes = [f"{each.name}: {tensors_hash(each.path)[:12]}" for each in prompting.embeddings]
@@ -293,7 +296,7 @@ class Run:
     def _preview_maker(self, job: Job) -> Callable[[torch.Tensor], str]:
         engine = self.engine
         file = engine.catalog.preview_decoder(job.info) if engine.settings.preview_decoder == "auto" else None
-        return engine.previews.maker(pipeline.latent_format(job), file, self.note)
+        return engine.previews.maker(latent_format(job), file, self.note)
 
     def _finish(self, job: Job, batch: pipeline.Batch, facts: dict[str, str], shelf: Shelf) -> dict[int, Picture]:
         """Save a batch's pictures, if they are to be saved, and tell each as soon as it is on disk."""

@@ -14,7 +14,7 @@ from PIL import Image
 from backend.checkpoints.save import write_tensors
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.schedules import SCHEDULES
-from backend.engine import pipeline
+from backend.engine import run
 from backend.engine.engine import Engine
 from backend.errors import BadRequest, Cancelled, NanDetected, NotFound, OutOfMemory
 from backend.events import Done, Note, Planned, Step
@@ -169,7 +169,7 @@ def test_a_lack_of_memory_names_the_size_that_was_too_much(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "decode_latents", fail)
+        patch.setattr(run, "decode_latents", fail)
         with pytest.raises(OutOfMemory, match="128 x 128, batch size 1"):
             engine.generate(ask(checkpoint, width=None, height=None))
     assert engine.generate(ask(checkpoint)).pictures
@@ -181,7 +181,7 @@ def test_a_model_hash_that_cannot_be_made_is_said(
     def gone(_path: object) -> str:
         raise NotFound("The file is gone.")
 
-    monkeypatch.setattr(engine.catalog, "model_hash", gone)
+    monkeypatch.setattr(engine.catalog.files, "model_hash", gone)
     result = engine.generate(ask(checkpoint))
     assert any("The file is gone." in note for note in result.notes)
     assert "Model hash" not in result.pictures[0].parameters

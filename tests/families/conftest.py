@@ -12,6 +12,10 @@ from torch import Tensor
 
 from backend.engine import pipeline
 from backend.engine.engine import Engine
+from backend.engine.job import Job
+from backend.engine.latents import latent_format
+from backend.engine.prompting import PromptCache, Prompting
+from backend.engine.start import Start
 from backend.families.table import FAMILIES
 from backend.formats.configs import Family
 from backend.records.resolve import resolve
@@ -53,18 +57,18 @@ class Trajectory:
         decoded: the VAE's output, (1, 3, H, W).
     """
 
-    prompting: pipeline.Prompting
+    prompting: Prompting
     sigmas: Tensor
     states: tuple[Tensor, ...]
     decoded: Tensor
 
 
-def job_for(engine: Engine, request: GenerationRequest) -> pipeline.Job:
+def job_for(engine: Engine, request: GenerationRequest) -> Job:
     """A job as the engine prepares it."""
     info = engine.catalog.checkpoint(request.checkpoint)
     request = resolve(request, info, engine.registry, rng=random.Random(0)).request
     family = FAMILIES[info.family]
-    return pipeline.Job(
+    return Job(
         request=request,
         info=info,
         vae=None,
@@ -82,12 +86,12 @@ def run_pipeline(engine: Engine, request: GenerationRequest) -> Trajectory:
     """The pipeline's own functions in their order, without the way to and from files."""
     job = job_for(engine, request)
     sigmas = pipeline.sigmas_of(job)
-    prompting = pipeline.encode_prompts(job, engine.manager, len(sigmas) - 1)
+    prompting = PromptCache().encode(job, engine.manager, len(sigmas) - 1)
     states: list[Tensor] = []
     ((_, _, latents),) = pipeline.sample_batches(
-        job, engine.manager, prompting, pipeline.Start(), sigmas, lambda _batch, state: states.append(state.x.clone())
+        job, engine.manager, prompting, Start(), sigmas, lambda _batch, state: states.append(state.x.clone())
     )
     assert torch.equal(latents, states[-1])
     with torch.inference_mode():
-        decoded = engine.manager.vae(job.info).decode(pipeline.latent_format(job).decode(latents))
+        decoded = engine.manager.vae(job.info).decode(latent_format(job).decode(latents))
     return Trajectory(prompting, sigmas, tuple(states), decoded)

@@ -12,7 +12,9 @@ from torch import Tensor
 from backend.engine import pipeline
 from backend.engine.engine import Engine
 from backend.engine.job import Job
+from backend.engine.prompting import PromptCache
 from backend.engine.shares import with_refiner
+from backend.engine.start import prepare_start
 from backend.families.table import FAMILIES
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest
@@ -60,8 +62,8 @@ def job_of(
 def run_job(engine: Engine, job: Job) -> Way:
     """From the prompts to the last latent."""
     sigmas = pipeline.sigmas_of(job)
-    prompting = pipeline.encode_prompts(job, engine.manager, len(sigmas) - 1)
-    start = pipeline.prepare_start(job, engine.manager)
+    prompting = PromptCache().encode(job, engine.manager, len(sigmas) - 1)
+    start = prepare_start(job, engine.manager)
     states: list[Tensor] = []
     list(
         pipeline.sample_batches(

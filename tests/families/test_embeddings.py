@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backend.engine import pipeline
 from backend.engine.engine import Engine
+from backend.engine.job import Job
+from backend.engine.prompting import PromptCache, Prompting
 from backend.events import Note
 from backend.records.hashes import tensors_hash
 from backend.records.metadata import read_picture
@@ -51,14 +52,14 @@ def folder(engine: Engine) -> Iterator[Path]:
     folder.rmdir()
 
 
-def encoded(engine: Engine, checkpoint: str, prompt: str, **fields: Any) -> pipeline.Prompting:
+def encoded(engine: Engine, checkpoint: str, prompt: str, **fields: Any) -> Prompting:
     request = GenerationRequest(checkpoint=checkpoint, prompt=prompt, width=96, height=64, steps=4, seed=1, **fields)
     job = job_for(engine, request)
     words = embedding_words(engine.catalog.files.folder("embeddings"))
-    return pipeline.encode_prompts(replace_words(job, words), engine.manager, 4)
+    return PromptCache().encode(replace_words(job, words), engine.manager, 4)
 
 
-def replace_words(job: pipeline.Job, words: Any) -> pipeline.Job:
+def replace_words(job: Job, words: Any) -> Job:
     from dataclasses import replace
 
     return replace(job, words=words)

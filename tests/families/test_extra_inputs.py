@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from backend.diffusion.masking import inpaint_inputs
-from backend.engine import pipeline
 from backend.engine.engine import Engine
+from backend.engine.latents import latent_format
+from backend.engine.start import prepare_start
 from backend.formats.configs import UNetConfig
 from backend.request import GenerationRequest
 from backend.settings import load_settings
@@ -227,14 +228,14 @@ def test_inpainting_reads_mask_then_the_latent_of_what_is_kept_with_grey_where_m
 @pytest.mark.parametrize("image", [None, colours(WIDTH, HEIGHT)], ids=["txt2img", "img2img"])
 def test_without_a_mask_all_is_masked(engine: Engine, image: Image.Image | None) -> None:
     job = job_of(engine, ask("sdxl-inpaint", init_image=SHA if image else None), image)
-    (inputs,) = pipeline.prepare_start(job, engine.manager).inputs.values()
+    (inputs,) = prepare_start(job, engine.manager).inputs.values()
     with torch.no_grad():
         grey = engine.manager.vae(job.info).encode(torch.zeros(1, 3, HEIGHT, WIDTH))
     assert (inputs[:, 0] == 1).all()
-    assert torch.allclose(inputs[:, 1:], pipeline.latent_format(job).encode(grey))
+    assert torch.allclose(inputs[:, 1:], latent_format(job).encode(grey))
 
 
 def test_ordinary_models_have_no_inputs_beside_the_latent(engine: Engine) -> None:
     builders.tiny_checkpoint(engine.settings.models_dir / "checkpoints" / "plain.safetensors", "sdxl")
     job = job_of(engine, ask("plain"), colours(WIDTH, HEIGHT), None)
-    assert dict(pipeline.prepare_start(job, engine.manager).inputs) == {}
+    assert dict(prepare_start(job, engine.manager).inputs) == {}

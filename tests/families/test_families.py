@@ -9,8 +9,8 @@ import torch
 
 from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.prediction import EpsPrediction, FlowPrediction, VPrediction
-from backend.engine import pipeline
 from backend.engine.engine import Engine
+from backend.engine.prompting import PromptCache, Prompting
 from backend.families.sd3 import SD3
 from backend.families.sdxl import SDXL, size_numbers
 from backend.nn.layers import sinusoid
@@ -23,17 +23,17 @@ from tests.text.tiny import info, sources
 LONG = "fox " * 60  # 180 letters, one token each here: three chunks of 75
 
 
-def encoded(engine: Engine, checkpoint: str, **fields: Any) -> pipeline.Prompting:
+def encoded(engine: Engine, checkpoint: str, **fields: Any) -> Prompting:
     fields = {"width": 96, "height": 64, "steps": 4, "cfg_scale": 3.0, "seed": 1} | fields
     request = GenerationRequest(checkpoint=checkpoint, **fields)
-    return pipeline.encode_prompts(job_for(engine, request), engine.manager, 4)
+    return PromptCache().encode(job_for(engine, request), engine.manager, 4)
 
 
-def positive(prompting: pipeline.Prompting) -> Conditioning:
+def positive(prompting: Prompting) -> Conditioning:
     return prompting.cond[0].at(0)
 
 
-def negative(prompting: pipeline.Prompting) -> Conditioning:
+def negative(prompting: Prompting) -> Conditioning:
     assert prompting.uncond is not None
     return prompting.uncond.at(0)
 
