@@ -21,6 +21,7 @@ from backend.diffusion.prediction import Prediction
 from backend.errors import NotFound, unknown_name
 from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
+from backend.records.field_groups import FIELD_GROUPS, GroupName
 from backend.records.registry import Registry
 from backend.request import GenerationRequest
 
@@ -96,6 +97,8 @@ class PanelSpec:
         follows: another panel's name: this one is offered in the page once that one is used (a second unit).
         actions: buttons below the controls.
         folded: names of fields that stand below a fold of their own, *More*, which is open where one is set.
+        adopts: groups of the request's own fields (``skip_layers``) that the page shows below this panel, as if they
+            were panels of the extension; they stay fields of the request, and stand by themselves without it.
     """
 
     name: str
@@ -108,6 +111,7 @@ class PanelSpec:
     follows: str = ""
     actions: tuple[ActionSpec, ...] = ()
     folded: tuple[str, ...] = ()
+    adopts: tuple[GroupName, ...] = ()
 
     def action(self, name: str) -> ActionSpec | None:
         """Its action of this name."""
@@ -119,7 +123,11 @@ class PanelSpec:
             raise ValueError(f"{self.name!r} is no name for a panel: small letters, digits, _ and dots")
         if not (isinstance(self.parameters, type) and issubclass(self.parameters, Parameters)):
             raise TypeError(f"the panel {self.name} needs a class of Parameters, not {self.parameters!r}")
-        for what, given, known in (("tab", self.tabs, TABS), ("family", self.families, get_args(Family))):
+        for what, given, known in (
+            ("tab", self.tabs, TABS),
+            ("family", self.families, get_args(Family)),
+            ("group of fields", self.adopts, FIELD_GROUPS),
+        ):
             if wrong := next((each for each in given if each not in known), None):
                 raise ValueError(unknown_name(f"the panel {self.name}: {what}", wrong, known))
         missing = next((name for name in self.folded if name not in self.parameters.model_fields), None)
@@ -143,6 +151,7 @@ class PanelSpec:
             "always": self.always,
             "follows": self.follows,
             "folded": list(self.folded),
+            "adopts": list(self.adopts),
             "version": self.parameters.version,
             "schema": self.parameters.model_json_schema(),
             "actions": [action.to_json() for action in self.actions],

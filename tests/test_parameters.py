@@ -72,6 +72,7 @@ def test_a_list_that_nothing_is_registered_in_is_refused_with_the_near_one():
     ({"parameters": dict}, "needs a class of Parameters"),
     ({"tabs": ("txt2image",)}, "Did you mean 'txt2img'"),
     ({"families": ("sdx",)}, "Did you mean 'sdxl'"),
+    ({"adopts": ("skip_layer",)}, "Did you mean 'skip_layers'"),
 ])  # fmt: skip
 def test_a_panel_that_could_not_be_used_is_refused(fields, words):
     with pytest.raises((TypeError, ValueError), match=words):

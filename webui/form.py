@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from backend.errors import BadRequest
+from backend.records.field_groups import FIELD_GROUPS
 from backend.request import parse_request, request_schema
 
 Choices = Sequence[tuple[str, Any]]
@@ -23,7 +24,6 @@ WRITTEN = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "eps": "eps", "v": "v",
 OPEN = ("Automatic", "")  # how a choice that may stay empty shows that it is
 
 # Fields that only some families read: their controls show, and are sent, only while such a checkpoint is chosen.
-_SKIP_LAYERS = ("skip_layers", "skip_layer_scale", "skip_layer_start", "skip_layer_end")
 _UNETS = ("sd1", "sd2", "sdxl", "sdxl_refiner")
 FAMILIES_OF: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("shift", "use_t5", "prompt_t5", "t5_full_length", "t5_zeros", "emphasis_t5"), ("sd3",)),
@@ -32,7 +32,7 @@ FAMILIES_OF: Mapping[str, tuple[str, ...]] = {
         ("sdxl", "sdxl_refiner"),
     ),
     **dict.fromkeys(("target_width", "target_height"), ("sdxl",)),
-    **dict.fromkeys(_SKIP_LAYERS, ("sd3",)),
+    **{field: group.families for group in FIELD_GROUPS.values() for field in group.fields},
     "clip_l_file": ("sd1", "sdxl", "sd3"),
     "clip_g_file": ("sdxl", "sdxl_refiner", "sd3"),
     "t5_file": ("sd3",),

@@ -19,6 +19,7 @@ from backend.request import parse_request
 from webui.form import Control, for_family, help_texts, to_request
 from webui.parts.bridge import Bridge
 from webui.parts.extension_tabs import draw_tabs
+from webui.parts.field_groups import groups_json
 from webui.parts.look import head, theme
 from webui.parts.quick_bar import QuickBar, quick_bar
 from webui.tabs import extensions, img2img, inpaint, models, png_info, txt2img
@@ -34,7 +35,7 @@ HIDDEN = ("init_image", "mask", "key")
 
 def mount_options() -> dict[str, Any]:
     """Keyword arguments for ``gr.mount_gradio_app`` that make the look: theme, styles and scripts."""
-    return {"theme": theme(), "head": head(help_texts())}
+    return {"theme": theme(), "head": head(help_texts(), groups_json())}
 
 
 def build_page(studio: Studio, host: ExtensionHost | None = None) -> gr.Blocks:

@@ -80,6 +80,7 @@ class Extensions:
         self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
         self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
         self.panels: Mapping[str, PanelSpec] = self._registry("register_panels", PanelSpec, self._sampler_panels())
+        self._check_adoptions()
         self.tags: Mapping[str, PromptTagSpec] = self._registry("register_prompt_tags", PromptTagSpec, {})
         self.preprocessors: Mapping[str, PreprocessorSpec] = self._registry(
             "register_preprocessors", PreprocessorSpec, {}
@@ -311,6 +312,23 @@ class Extensions:
                 whole[spec.name] = spec
                 self._owners[hook, spec.name] = owner
         return MappingProxyType(whole)
+
+    def _check_adoptions(self) -> None:
+        """A group of the request's fields stands with one panel: who takes it in second is switched off."""
+        taken: dict[str, str] = {}
+        for name, panel in self.panels.items():
+            second = next((group for group in panel.adopts if group in taken), None)
+            owner = self.panel_owner(name)
+            if second is not None and self.plugins.extensions[owner].status == "on":
+                first = taken[second]
+                self._forget(owner)
+                self.plugins.switch_off(
+                    owner,
+                    f"Its panel {name} adopts {second!r}, as {self.panel_owner(first)}'s {first} does already "
+                    "(register_panels).",
+                )
+            elif second is None:
+                taken |= dict.fromkeys(panel.adopts, name)
 
     def _owner(self, hook: str, name: str) -> str:
         return self._owners.get((hook, name), "")

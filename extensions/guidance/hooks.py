@@ -37,6 +37,7 @@ def register_panels() -> Sequence[PanelSpec]:
             "Smoothed-energy guidance",
             SegParameters,
             help="Steers away from a picture whose parts all look for the same: milder than perturbed attention.",
+            adopts=("skip_layers",),
         ),
         PanelSpec(
             "apg",

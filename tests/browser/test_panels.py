@@ -144,3 +144,50 @@ def test_expand_shows_a_longer_prompt_and_both_texts_go_with_the_picture(pag):
     assert sent["prompt"] == expanded
     values = sent["extensions"]["prompt_expand"]["values"]
     assert (values["original"], values["expanded"]) == ("a fox", expanded)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_skip_layer_guidance_stands_among_the_guidances_and_sets_the_requests_own_fields(real_site, visit, width):
+    here = visit(real_site, viewport={"width": width, "height": 900})
+    group, told = here.page.locator("#txt2img_group_guidance"), "easel.form.tabs.txt2img.skip_layer_scale"
+    entry = group.locator("#txt2img_panel_skip_layers")
+    here.choose_checkpoint("tiny-sd3")
+    here.number("txt2img_steps", 2)
+    here.prompt("txt2img", "a fox")
+    group.get_by_role("button", name="Guidance", exact=True).click()
+    entry.get_by_role("switch").check()
+    here.until(f"{told} === 2.5")
+    assert group.locator(".panels-count").inner_text() == "1 on"
+    entry.get_by_label("Skip layers", exact=True).fill("0")
+    entry.get_by_label("Skip layers to", exact=True).last.fill("0.9")
+    entry.get_by_label("Skip layers to", exact=True).last.blur()
+    here.until("easel.form.tabs.txt2img.skip_layer_end === 0.9")
+    box = entry.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    request = here.generate("txt2img")["request"]
+    names = ("skip_layers", "skip_layer_scale", "skip_layer_end", "extensions")
+    assert [request[name] for name in names] == ["0", 2.5, 0.9, {}]
+
+    here.page.reload()
+    here.settled()
+    here.page.locator("#txt2img_panel_skip_layers.on").wait_for()
+    here.page.evaluate("easel.send('apply', {tab: 'txt2img', values: {skip_layer_scale: 1.5}})")
+    here.until("document.querySelector('#txt2img_panel_skip_layers input[type=number]').value === '1.5'")
+    entry.get_by_role("switch").uncheck()
+    here.until(f"{told} === 0")
+    here.choose_checkpoint("tiny-xl")
+    entry.wait_for(state="detached")
+
+
+def test_generate_pressed_at_once_sends_what_a_group_of_fields_shows(real_site, visit):
+    here = visit(real_site)
+    here.choose_checkpoint("tiny-sd3")
+    here.page.locator("#txt2img_panel_skip_layers").wait_for(state="attached")
+    here.number("txt2img_steps", 2)
+    here.page.evaluate("""
+        document.querySelector('#txt2img_panel_skip_layers [role=switch]').click();
+        document.querySelector('#txt2img_generate').click();
+    """)
+    here.until("easel.state.jobs.length")
+    assert here.newest()["request"]["skip_layer_scale"] == 2.5

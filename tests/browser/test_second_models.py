@@ -45,12 +45,14 @@ def test_a_refiner_is_chosen_and_sent(shelf, visit):
 def test_one_click_offers_what_sd35_medium_was_published_with(shelf, visit):
     here = visit(shelf)
     here.choose_checkpoint("a-xl")
-    here.page.locator("#txt2img_skip_layer").wait_for(state="hidden")
+    group = here.page.locator("#txt2img_field_groups #txt2img_panel_skip_layers")  # no extension takes it in here
+    group.wait_for(state="detached")
     here.choose_checkpoint("b-sd3")
-    here.page.locator("#txt2img_skip_layer button").first.click()
+    group.get_by_role("button", name="Skip-layer guidance", exact=True).click()
     here.until("easel.form.tabs.txt2img.skip_layer_scale === 0")
-    here.page.locator("#txt2img_skip_layer_published").click()
+    group.get_by_role("button", name="As published for SD3.5 Medium").click()
     here.until("easel.form.tabs.txt2img.skip_layer_scale === 2.5")
+    assert group.get_by_role("switch").is_checked()
     here.prompt("txt2img", "a fox")
     request = here.generate("txt2img")["request"]
     names = ("skip_layers", "skip_layer_scale", "skip_layer_start", "skip_layer_end")

@@ -192,6 +192,27 @@ def test_a_name_that_is_taken_switches_the_later_extension_off_and_names_both(ma
     assert "Easel's core has already" in told["three"]["reason"]
 
 
+ADOPTING = """
+class Fields(Parameters):
+    share: float = number(0.5, low=0.0, high=1.0, label="Share")
+
+@hookimpl
+def register_panels():
+    return [PanelSpec("mine", "Mine", Fields, adopts=("skip_layers",)), PanelSpec("other", "Other", Fields)]
+"""
+
+
+def test_a_group_of_fields_stands_with_one_panel_and_who_takes_it_too_is_named(make) -> None:
+    engine = make(own=ADOPTING)
+    adopting = {row["name"]: row["adopts"] for row in engine.registry["panels"] if row["adopts"]}
+    assert adopting == {"seg": ["skip_layers"]}
+    told = {row["name"]: row for row in engine.registry["extensions"]}["own"]
+    assert (told["status"], told["reason"]) == (
+        "failed",
+        "Its panel mine adopts 'skip_layers', as guidance's seg does already (register_panels).",
+    )
+
+
 def test_observers_hear_of_it_and_cannot_stop_it(make, checkpoint, tmp_path) -> None:
     engine = make(watch=OBSERVER)
     result = engine.generate(ask(checkpoint), outputs=Outputs(tmp_path / "out"))

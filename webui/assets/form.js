@@ -84,6 +84,7 @@
     const at = performance.now(), filled = { init_image: "", mask: "" };
     const box = easel.pictures && easel.pictures[tab];
     try {
+      Object.assign(filled, easel.groupsUntold(tab));
       filled.extensions = JSON.stringify(easel.extensionValues(tab, values[names.indexOf("sampler")]));
       if (box) Object.assign(filled, await box.handOver());
     } catch (error) {

@@ -12,13 +12,14 @@
 
   const fieldsOf = (panel) => Object.entries(panel.schema.properties || {});
   function settings(tab, panel) {
+    if (panel.isGroup) return easel.groupSettings(tab, panel);
     const tabs = (kept[tab] = kept[tab] || {});
     const own = (tabs[panel.name] = tabs[panel.name] || { on: false, values: {} });
     own.values = own.values || {};
     return own;
   }
   const valueOf = (own, field, schema) => (easel.fits(schema, own.values[field]) ? own.values[field] : schema.default);
-  const keep = () => easel.store.write("panels", kept);
+  const keep = (own) => (own && own.tell ? own.tell() : easel.store.write("panels", kept));
 
   // The sampler as the form has it; before it has told anything, as its list shows it.
   function samplerOf(tab) {
@@ -75,7 +76,7 @@
 
   // -- what is drawn
 
-  function body(panel, tab, turnOn = () => {}) {
+  function body(panel, tab, { turnOn = () => {}, changed = () => {} } = {}) {
     const own = settings(tab, panel);
     const properties = panel.schema.properties || {};
     const take = (field, value) => {
@@ -83,7 +84,11 @@
       own.values[field] = value;
       for (const [other, { options_of: named }] of fieldsOf(panel)) if (named === field) own.values[other] = {};
       rows.forEach(([, schema, row]) => schema.options_of === field && row.show());
-      keep();
+      told();
+    };
+    const told = () => {
+      keep(own);
+      changed();
     };
     const row = (field, schema) => {
       const named = schema.options_of, value = (name) => valueOf(own, name, properties[name]);
@@ -91,21 +96,29 @@
       return easel.panelOptions(properties[named], () => value(named), () => value(field), (taken) => take(field, taken));
     };
     const rows = fieldsOf(panel).map(([field, schema]) => [field, schema, row(field, schema)]);
+    const show = () => rows.forEach(([field, schema, row]) => row.show(valueOf(own, field, schema)));
     const reset = () => {
+      const wasOn = own.on;
       own.values = {};
       delete own.older;
-      rows.forEach(([, schema, row]) => row.show(schema.default));
-      keep();
+      Object.assign(own, { usual: panel.on, on: wasOn }); // a group of fields is on by a value of its own
+      show();
+      told();
     };
     const button = rows.length ? easel.iconButton(`Reset ${panel.label}`, "undo", reset) : null;
-    const actions = easel.panelActions(panel, tab, {
+    const preset = ({ label, values }) => el("button", { type: "button", class: "plain", onclick: () => {
+      Object.assign(own.values, values);
+      show();
+      told();
+    } }, label);
+    const actions = panel.presets ? [el("div", { class: "panel-actions" }, ...panel.presets.map(preset))] : easel.panelActions(panel, tab, {
       values: () => Object.fromEntries(rows.map(([field, schema]) => [field, valueOf(own, field, schema)])),
       setValues: (values, use) => {
         Object.assign(own.values, values);
         delete own.older;
         rows.forEach(([field, schema, row]) => (field in values || schema.options_of in values) && row.show(valueOf(own, field, schema)));
         if (use) turnOn();
-        keep();
+        told();
       },
     });
     const seen = rows.filter(([, schema]) => schema.shown !== false);
@@ -113,29 +126,29 @@
     const isSet = folded.some(([field, schema]) => JSON.stringify(valueOf(own, field, schema)) !== JSON.stringify(schema.default));
     const more = folded.length ? el("details", { class: "panel-more", open: isSet }, el("summary", {}, "More"), ...folded.map(([, , row]) => row.element)) : null;
     const plain = seen.filter((row) => !folded.includes(row)).map(([, , row]) => row.element);
-    return { rows: [...plain, ...(more ? [more] : []), ...actions], button };
+    return { rows: [...plain, ...(more ? [more] : []), ...actions], button, show };
   }
 
   function accordion(panel, tab, changed) {
     const own = settings(tab, panel), id = `${tab}_panel_${panel.name}`, key = `${tab}.${panel.name}`;
-    const { rows, button } = body(panel, tab, () => {
-      own.on = toggle.checked = true;
-      show();
-    });
-    const inside = el("div", { class: "panel-body", id: `${id}_body` }, panel.help ? el("p", { class: "panel-help" }, panel.help) : null, ...rows, el("div", { class: "panel-foot" }, el("span", {}, `by ${panel.owner}`), button));
+    const turnOn = () => void (own.on = true);
+    const { rows, button, show: showValues } = body(panel, tab, { turnOn, changed: () => show() });
+    const inside = el("div", { class: "panel-body", id: `${id}_body` }, panel.help ? el("p", { class: "panel-help" }, panel.help) : null, ...rows, el("div", { class: "panel-foot" }, el("span", {}, panel.isGroup ? "part of Easel" : `by ${panel.owner}`), button));
     const head = el("button", { type: "button", class: "panel-title", "aria-controls": inside.id, onclick: () => open(inside.hidden) }, panel.label);
     const toggle = el("input", { type: "checkbox", role: "switch", "aria-label": `Use ${panel.label}`, onchange: () => {
       own.on = toggle.checked;
       if (own.on) open(true);
-      keep();
+      if (panel.isGroup) showValues();
+      keep(own);
       show();
     } });
-    toggle.checked = own.on;
     const element = el("section", { class: "panel", id }, el("div", { class: "panel-head" }, head, panel.always ? el("span", { class: "panel-always" }, "always on") : toggle), inside);
     function show() {
+      toggle.checked = own.on;
       element.classList.toggle("on", isUsed(panel, tab));
       changed();
     }
+    if (panel.isGroup) own.heard = () => [showValues, show].forEach((each) => each());
     function open(wanted) {
       inside.hidden = !wanted;
       head.setAttribute("aria-expanded", String(wanted));
@@ -144,6 +157,7 @@
     }
     inside.hidden = !isOpen[key];
     head.setAttribute("aria-expanded", String(!inside.hidden));
+    toggle.checked = own.on;
     element.classList.toggle("on", isUsed(panel, tab));
     return element;
   }
@@ -200,7 +214,7 @@
 
   easel.parts.panels = (element, { tab }) => {
     const box = element.appendChild(el("div", { class: "panels" }));
-    place(box, () => offered(tab), (panels) => {
+    place(box, () => easel.withGroups(offered(tab)), (panels) => {
       const count = el("span", { class: "panels-count", role: "status" });
       // one that follows another is offered once that is used
       const isWaiting = ({ follows, ...panel }) => Boolean(follows) && !isUsed(panel, tab) && panels.some((other) => other.name === follows && !isUsed(other, tab));
@@ -216,6 +230,13 @@
       changed();
       return [el("div", { class: "panels-head" }, el("span", {}, "Extensions"), count), ...shown];
     });
+  };
+
+  // Groups of fields that no extension has taken in among its panels stand above them.
+  easel.parts.field_groups = (element, { tab, event }, raise) => {
+    easel.groupsTell(tab, () => raise(event));
+    const box = element.appendChild(el("div", { class: "panels" }));
+    place(box, () => (ready ? easel.groupsAlone(offered(tab)) : []), (groups) => groups.map((group) => accordion(group, tab, () => {})));
   };
 
   easel.parts.sampler_panel = (element, { tab }) => {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gradio import themes
 from gradio.themes.utils import colors, sizes
@@ -23,6 +24,7 @@ SCRIPTS = (
     "panel_pictures.js",
     "panel_fields.js",
     "panel_actions.js",
+    "field_groups.js",
     "panels.js",
     "words.js",  # before prompt_keys.js: while its list is open, Esc and the arrows are its own
     "prompt_keys.js",
@@ -104,11 +106,11 @@ def theme() -> themes.Base:
     )
 
 
-def head(helps: Mapping[str, str]) -> str:
-    """Styles, the fields' help texts, and the scripts, in the order in which they build on each other."""
+def head(helps: Mapping[str, str], groups: Sequence[Mapping[str, Any]]) -> str:
+    """Styles, the fields' help texts and groups, and the scripts, in the order in which they build on each other."""
     styles, scripts = (_sent(names) for names in (STYLES, SCRIPTS))
-    told = json.dumps(dict(helps)).replace("<", "\\u003c")
-    return f"<style>\n{styles}</style>\n<script>\nwindow.easel = {{helps: {told}}};\n{scripts}</script>"
+    told = json.dumps({"helps": helps, "groups": groups}).replace("<", "\\u003c")
+    return f"<style>\n{styles}</style>\n<script>\nwindow.easel = {told};\n{scripts}</script>"
 
 
 def _sent(names: Sequence[str]) -> str:

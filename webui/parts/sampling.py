@@ -9,10 +9,10 @@ import gradio as gr
 
 from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
+from webui.parts.field_groups import field_groups_part
 from webui.parts.presets import presets_list, wire_presets
 from webui.parts.refiner import refiner_part
 from webui.parts.script_part import script_part
-from webui.parts.skip_layers import skip_layers_part
 
 
 def sampling_part(
@@ -62,7 +62,7 @@ def sampling_part(
     _seed(tab, add)
     refiner_part(tab, add, refiners)
     _advanced(add, files)
-    skip_layers_part(tab, add)  # a guidance like those of the panels below it
+    field_groups_part(tab, add)
     add("extensions")
     script_part("panels", f"{tab}_panels", tab=tab)
     wire_presets(presets, fields)
