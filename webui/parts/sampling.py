@@ -10,7 +10,7 @@ import gradio as gr
 from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
 from webui.parts.field_groups import field_groups_part
-from webui.parts.presets import presets_list, wire_presets
+from webui.parts.presets import preset_lists, wire_presets
 from webui.parts.refiner import refiner_part
 from webui.parts.script_part import script_part
 
@@ -47,7 +47,7 @@ def sampling_part(
     script_part("sampler_panel", f"{tab}_sampler_panel", tab=tab)
     with gr.Row(elem_classes=["pair"]):
         add("steps", min_width=180, scale=2)
-        presets = presets_list(tab)
+        presets = preset_lists(tab)
     with gr.Row(elem_classes=["size-row"]):
         with gr.Column(min_width=200, scale=8, elem_classes=["tight"]):
             width = add("width")
