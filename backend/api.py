@@ -88,6 +88,7 @@ from backend.parameters import (
     whole,
 )
 from backend.records.axes import Axis, axis_names, cells_of, read_axis
+from backend.records.panel_text import PanelText, TextKey
 from backend.records.tags import PROMPTS, PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
 
@@ -138,6 +139,7 @@ __all__ = [
     "Options",
     "Outputs",
     "PanelSpec",
+    "PanelText",
     "Parameters",
     "Patch",
     "PatchRefused",
@@ -157,6 +159,7 @@ __all__ = [
     "StartPicture",
     "StepMask",
     "StepState",
+    "TextKey",
     "UNetResiduals",
     "UserError",
     "VaeDecode",

@@ -22,6 +22,7 @@ from backend.errors import NotFound, unknown_name
 from backend.formats.configs import CheckpointInfo
 from backend.parameters import Parameters
 from backend.records.field_groups import FIELD_GROUPS, GroupName
+from backend.records.panel_text import PanelText
 from backend.records.registry import Registry
 from backend.request import GenerationRequest
 
@@ -99,6 +100,7 @@ class PanelSpec:
         folded: names of fields that stand below a fold of their own, *More*, which is open where one is set.
         adopts: groups of the request's own fields (``skip_layers``) that the page shows below this panel, as if they
             were panels of the extension; they stay fields of the request, and stand by themselves without it.
+        text: how A1111's extensions write such values in parameters texts, which are read and written that way, too.
     """
 
     name: str
@@ -112,6 +114,7 @@ class PanelSpec:
     actions: tuple[ActionSpec, ...] = ()
     folded: tuple[str, ...] = ()
     adopts: tuple[GroupName, ...] = ()
+    text: PanelText | None = None
 
     def action(self, name: str) -> ActionSpec | None:
         """Its action of this name."""
@@ -133,6 +136,10 @@ class PanelSpec:
         missing = next((name for name in self.folded if name not in self.parameters.model_fields), None)
         if missing is not None:
             raise ValueError(f"the panel {self.name} folds {missing!r}, which is no field of it")
+        rows = self.text.keys if self.text else ()
+        used = {name for row in rows for name in (row.path[0], row.only_if[0] if row.only_if else "") if name}
+        if unknown := sorted(used - self.parameters.model_fields.keys()):
+            raise ValueError(f"the text of the panel {self.name} sets {unknown[0]!r}, which is no field of it")
         names = [action.name for action in self.actions]
         if len(set(names)) < len(names):
             raise ValueError(f"the panel {self.name} has two actions of one name: {', '.join(names)}")
@@ -152,6 +159,7 @@ class PanelSpec:
             "follows": self.follows,
             "folded": list(self.folded),
             "adopts": list(self.adopts),
+            "text": self.text.to_json() if self.text else None,
             "version": self.parameters.version,
             "schema": self.parameters.model_json_schema(),
             "actions": [action.to_json() for action in self.actions],

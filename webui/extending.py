@@ -191,7 +191,7 @@ class StudioView:
             path = picture.resolve()
             if not path.is_relative_to(self.outputs_folder.resolve()):
                 raise BadRequest(f"{picture.name} does not lie in the outputs folder.")
-        return read_picture(path, self._studio.registry)
+        return read_picture(path, self._studio.registry, self._studio.files)
 
     def store_input(self, data: bytes) -> StoredInput:
         """Keep a picture to start from, or a mask; its sha256 is what a request names. Raises ``BadRequest``."""

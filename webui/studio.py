@@ -199,7 +199,13 @@ class Studio:
 
     def read_picture(self, data: bytes) -> PictureInfo:
         """What a picture's metadata say. Raises ``BadRequest``."""
-        return read_picture(data, self._registry)
+        return read_picture(data, self._registry, self.files)
+
+    def files(self, folder: str) -> dict[str, Path]:
+        """The files of models/``folder`` that can be used, by name, as far as they are known now."""
+        return {
+            entry.name: entry.path for entry in self.catalog.files.listing() if entry.folder == folder and entry.usable
+        }
 
     def count_tokens(self, checkpoint: str, prompt: str) -> tuple[int, int]:
         """Tokens used and the room there is (0/75), as the checkpoint's own tokenizer counts. Raises ``UserError``."""

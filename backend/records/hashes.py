@@ -15,6 +15,7 @@ from backend.errors import Cancelled, DiskFull, NotFound
 from backend.records.files import write_atomically
 
 HASH_DIGITS = 10
+A1111_NOTHING = hashlib.sha256(b"").hexdigest()[:8]  # see ``a1111_hash``
 _BLOCK = 4 * 2**20
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,20 @@ def tensors_hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise NotFound(f"{path.name} cannot be read any more.", "Look at the models folder.") from error
+
+
+def a1111_hash(path: Path) -> str:
+    """A1111's old hash, by which its ControlNet extension names models: 8 hex digits of 64 KiB behind the first MiB.
+
+    Source: AUTOMATIC1111 ``modules/sd_models.py`` model_hash. Of a smaller file, or one that cannot be read, it is that
+    of nothing, which tells no two apart.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(2**20)
+            return hashlib.sha256(file.read(2**16)).hexdigest()[:8]
+    except OSError:
+        return A1111_NOTHING
 
 
 class ModelHashes:

@@ -17,6 +17,8 @@ from functools import cache
 from typing import Any
 
 from backend.errors import BadRequest
+from backend.records.panel_texts import panel_pairs, take_panels
+from backend.records.panel_words import Files
 from backend.records.registry import Registry, find_registered, label_of
 from backend.request import GenerationRequest, parse_request, request_schema
 
@@ -24,6 +26,7 @@ NEGATIVE = "Negative prompt:"
 MIN_PAIRS = 3
 MAX_PAIRS = 500
 MAX_KEY = 100
+MAX_NOTES = 20
 MAX_SHOWN = 200  # characters of a leftover value
 
 #: Key -> field, where the text says it in other words than the field's title.
@@ -47,6 +50,7 @@ _FACT_KEYS: Mapping[str, str] = {
     "VAE hash": "vae_hash",
     "Init image hash": "init_image_hash",
     "TI hashes": "ti_hashes",
+    "File hashes": "file_hashes",
     "Lora hashes": "lora_hashes",
     "RNG": "rng",
     "Device": "device",
@@ -70,11 +74,15 @@ _SCHEDULE_ALIASES: Mapping[str, str] = {"ddim": "ddim_uniform", "uniform": "norm
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a parameters text says: valid request fields, facts of the making, and what has no place here."""
+    """What a parameters text says: valid request fields, facts of the making, and what has no place here.
+
+    ``notes`` are sentences on panels' values that others wrote and that are taken otherwise, or not.
+    """
 
     fields: dict[str, Any]
     facts: dict[str, str]
     leftovers: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def parameters_text(request: GenerationRequest, facts: Mapping[str, str], registry: Registry, *, index: int = 0) -> str:
@@ -88,8 +96,12 @@ def parameters_text(request: GenerationRequest, facts: Mapping[str, str], regist
     return f"{request.prompt}{negative}\n{pairs}".strip()
 
 
-def read_parameters(text: str, registry: Registry) -> Parsed:
-    """Fields, facts and leftovers of a text by A1111 or its kin; a text without pairs is a prompt."""
+def read_parameters(text: str, registry: Registry, files: Files | None = None) -> Parsed:
+    """Fields, facts and leftovers of a text by A1111 or its kin; a text without pairs is a prompt.
+
+    Args:
+        files: to find the files that panels' keys name; without it such names stay as they are written.
+    """
     *above, last = text.strip().split("\n")
     pairs = dict(_scan(last))
     if len(pairs) < MIN_PAIRS:
@@ -100,6 +112,11 @@ def read_parameters(text: str, registry: Registry) -> Parsed:
         found["negative_prompt"] = negative
     facts: dict[str, str] = {}
     leftovers: dict[str, str] = {}
+    notes: list[str] = []
+    panels = take_panels(pairs, registry, files)
+    if panels.extensions and _titles()["extensions"] not in pairs:  # else they stand there in our own words
+        found["extensions"] = panels.extensions
+        notes, leftovers = panels.notes[:MAX_NOTES], panels.leftovers
     _take_sampler(pairs, registry, found, leftovers)
     _take_size(pairs, found, leftovers)
     if any(key.startswith("Hires ") for key in pairs) and "Denoising strength" in pairs:
@@ -123,7 +140,9 @@ def read_parameters(text: str, registry: Registry) -> Parsed:
             leftovers[key] = value
         else:
             found[name] = converted
-    return Parsed(_valid(found, leftovers), facts, {key: value[:MAX_SHOWN] for key, value in leftovers.items()})
+    valid = _valid(found, leftovers)  # what is not becomes a leftover
+    shown = {key: value[:MAX_SHOWN] for key, value in leftovers.items()}
+    return Parsed(valid, facts, shown, tuple(notes))
 
 
 def _pairs(
@@ -175,11 +194,17 @@ def _pairs(
         value = getattr(request, field.name)
         if field.name not in _WRITTEN_APART and value not in (None, {}, field.default):
             yield _titles()[field.name], _text(value)
+    yield from panel_pairs(request.extensions, _by_name(facts.get("file_hashes", "")), registry)
     named = {"model_hash", "vae_hash", "refiner_hash", "model", "vae", "version"}
     for name, value in facts.items():
         if name not in named and value:
             yield _FACT_LABELS.get(name, name.replace("_", " ").capitalize()), str(value)
     yield "Version", f"Easel {facts['version']}" if "version" in facts else "Easel"
+
+
+def _by_name(hashes: str) -> dict[str, str]:
+    """What "name: hash, name: hash" says."""
+    return {name: digits for name, _, digits in (pair.rpartition(": ") for pair in hashes.split(", ")) if name}
 
 
 def _quoted(value: str) -> str:

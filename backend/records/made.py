@@ -17,7 +17,17 @@ from backend.records.containers import DOCUMENT, PARAMETERS, texts_of
 
 _NAME = re.compile(r"\d{5,}-(\d+)-([0-9A-Za-z]{1,8})-\d+\.(?:png|jpg|webp)", re.ASCII)
 #: The facts that count: others follow from the request, and are known only while the picture is made.
-_COMPARED = ("model_hash", "refiner_hash", "vae_hash", "lora_hashes", "device", "dtype", "guidance", "version")
+_COMPARED = (
+    "model_hash",
+    "refiner_hash",
+    "vae_hash",
+    "lora_hashes",
+    "file_hashes",
+    "device",
+    "dtype",
+    "guidance",
+    "version",
+)
 
 
 class MadePicture(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from backend.errors import BadRequest, unknown_name
 from backend.records.containers import DOCUMENT, JPEG_MAGIC, PARAMETERS, PNG_MAGIC, texts_of
 from backend.records.infotext import Parsed, parameters_text, read_parameters
+from backend.records.panel_words import Files
 from backend.records.registry import Registry, core_registry
 from backend.request import FIELDS, SCHEMA_VERSION, GenerationRequest, parse_request, request_to_json
 
@@ -69,9 +70,11 @@ def parse_parameters(text: str, registry: Registry | None = None) -> dict[str, A
     return read_parameters(text, registry or core_registry()).fields
 
 
-def read_picture(data: bytes | Path, registry: Registry | None = None) -> PictureInfo:
+def read_picture(data: bytes | Path, registry: Registry | None = None, files: Files | None = None) -> PictureInfo:
     """What a PNG, JPEG or WebP tells of its making; no pixel is decoded.
 
+    Args:
+        files: see ``read_parameters``.
     Raises:
         BadRequest: it is none of these, or the file cannot be read.
     """
@@ -84,14 +87,14 @@ def read_picture(data: bytes | Path, registry: Registry | None = None) -> Pictur
         if ours is not None:
             return ours
     if parameters:
-        parsed = read_parameters(parameters, registry or core_registry())
+        parsed = read_parameters(parameters, registry or core_registry(), files)
         return PictureInfo(
             parameters=parameters,
             request=parsed.fields,
             picture=parsed.fields,
             index=None,
             source="a1111",
-            notes=tuple(notes),
+            notes=(*notes, *parsed.notes),
             facts=parsed.facts,
             leftovers=parsed.leftovers,
         )

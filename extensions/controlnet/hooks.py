@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.api import JobView, ModelView, PanelSpec, Patch, PreprocessorSpec, hookimpl
+from extensions.controlnet.a1111 import UNIT_TEXT
 from extensions.controlnet.parameters import UnitParameters
 from extensions.controlnet.preprocessors.table import PREPROCESSORS
 from extensions.controlnet.preview import preview_of
@@ -25,6 +26,7 @@ def register_panels() -> Sequence[PanelSpec]:
             follows=before,
             actions=(preview_of(name, label),),
             folded=("mode", "resize_mode", "pixel_perfect", "resolution", "region", "shows"),
+            text=UNIT_TEXT,
         )
         for (name, label), before in zip(UNITS.items(), followed, strict=False)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.api import JobView, ModelView, PanelSpec, Patch, hookimpl
+from extensions.guidance.a1111 import FREEU_TEXT, PAG_TEXT, SAG_TEXT, THRESHOLDING_TEXT
 from extensions.guidance.apg import ApgParameters, apg_patches
 from extensions.guidance.cfg_zero import CfgZeroParameters, fitting_patches, stopping_patches
 from extensions.guidance.fdg import FdgParameters, fdg_patches
@@ -25,12 +26,14 @@ def register_panels() -> Sequence[PanelSpec]:
             "Perturbed-attention guidance",
             PagParameters,
             help="Steers away from a picture whose parts do not see each other: better structure, also at CFG 1.",
+            text=PAG_TEXT,
         ),
         PanelSpec(
             "sag",
             "Self-attention guidance",
             SagParameters,
             help="Steers away from a picture whose most looked-at parts are blurred: finer detail, also at CFG 1.",
+            text=SAG_TEXT,
         ),
         PanelSpec(
             "seg",
@@ -63,6 +66,7 @@ def register_panels() -> Sequence[PanelSpec]:
             "Dynamic thresholding",
             ThresholdingParameters,
             help="Brings a high CFG scale's picture into the range of a lower one.",
+            text=THRESHOLDING_TEXT,
         ),
         PanelSpec(
             "freeu",
@@ -70,6 +74,7 @@ def register_panels() -> Sequence[PanelSpec]:
             FreeUParameters,
             families=("sdxl", "sdxl_refiner", "sd2", "sd1"),
             help="Weighs a U-Net's backbone up and its skips down: cleaner shapes at no cost.",
+            text=FREEU_TEXT,
         ),
     ]
 

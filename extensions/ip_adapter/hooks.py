@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.api import JobView, ModelView, PanelSpec, Patch, hookimpl
+from extensions.ip_adapter.a1111 import UNIT_TEXT
 from extensions.ip_adapter.parameters import UnitParameters
 from extensions.ip_adapter.units import FAMILIES, UNITS, unit_patches
 
@@ -22,6 +23,7 @@ def register_panels() -> Sequence[PanelSpec]:
             help="A picture as a prompt: what is in it, or its style.",
             follows=before,
             folded=("vision", "weight_type", "region"),
+            text=UNIT_TEXT,
         )
         for (name, label), before in zip(UNITS.items(), followed, strict=False)
     ]

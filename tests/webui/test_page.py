@@ -96,10 +96,11 @@ def test_parameters_text_fills_fields_and_names_what_is_left(studio):
     from webui.parts.bridge import read_text
 
     text = "a fox\nSteps: 12, Sampler: Euler a, CFG scale: 3.5, Seed: 99, Size: 512x768, Wibble: 3"
-    fields, notes = read_text(text, studio.registry)
+    fields, notes, facts = read_text(f"{text}, Version: v1.10", studio.registry, studio.files)
     assert fields["sampler"] == "euler_a"
     assert (fields["width"], fields["height"]) == (512, 768)
     assert "Wibble" in notes[0]
+    assert facts == {"version": "v1.10"}
 
 
 def test_head_cannot_be_broken_out_of():

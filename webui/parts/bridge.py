@@ -15,6 +15,7 @@ import gradio as gr
 from backend.errors import UserError
 from backend.records.catalog import Catalog
 from backend.records.metadata import read_parameters
+from backend.records.panel_words import Files
 from backend.records.panels import panels_of
 from backend.records.registry import Registry
 from backend.text.embeddings import EmbeddingWords
@@ -83,9 +84,8 @@ class Bridge:
             return {}
         values, notes, facts = _mapping(data.get("values")), [], _mapping(data.get("facts"))
         if isinstance(data.get("text"), str):
-            values, notes = read_text(data["text"], self.studio.registry)
+            values, notes, facts = read_text(data["text"], self.studio.registry, self.studio.files)
             values.setdefault("extensions", {})  # a picture that names no panel was made without
-            facts = read_parameters(data["text"], self.studio.registry).facts
         shared, told = known_files(self.studio, values, facts)
         values, lost = self._without_lost_encoders(values)
         notes += [f"{field_schema(k)['title']} {v!r} is not here; one that fits is taken." for k, v in lost.items()]
@@ -153,11 +153,12 @@ class Bridge:
         return {field: value for field, value in values.items() if field not in lost}, lost
 
 
-def read_text(text: str, registry: Registry) -> tuple[dict[str, Any], list[str]]:
-    """Request fields in a parameters text, and a sentence naming what has no place in a request."""
-    parsed = read_parameters(text, registry)
+def read_text(text: str, registry: Registry, files: Files) -> tuple[dict[str, Any], list[str], dict[str, str]]:
+    """Request fields in a parameters text, sentences on what has no place in a request, and facts of the making."""
+    parsed = read_parameters(text, registry, files)
     left = ", ".join(parsed.leftovers)
-    return parsed.fields, [f"Not understood, and left out: {left[:300]}."] if left else []
+    told = [f"Not understood, and left out: {left[:300]}."] if left else []
+    return parsed.fields, [*parsed.notes, *told], parsed.facts
 
 
 def known_panels(stored: Mapping[str, Any], registry: Registry) -> tuple[dict[str, Any], list[str]]:
