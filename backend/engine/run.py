@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from backend.diffusion.patched import PatchSet
 from backend.diffusion.samplers.spec import StepState
@@ -24,28 +24,26 @@ from backend.engine.expansion import Expansion, Made, expand, expansions_of
 from backend.engine.extensions import Between
 from backend.engine.file_hashes import HashInBackground
 from backend.engine.foresight import idle_parts, plan_of
-from backend.engine.job import Job, no_patches
+from backend.engine.job import Job
 from backend.engine.latents import decode_latents, latent_format
 from backend.engine.model_view import model_view
 from backend.engine.order_check import checked
+from backend.engine.prepare import prepare_job
 from backend.engine.progress import Progress
 from backend.engine.prompting import Prompting
 from backend.engine.result import VERSION, GenerationResult, Picture
-from backend.engine.shares import Share, branches_at_once, shares_of, with_refiner
+from backend.engine.shares import Share, shares_of
 from backend.engine.shelves import Shelf, Shelves
 from backend.engine.start import prepare_start
 from backend.errors import BadRequest, Cancelled, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Step
-from backend.families.table import FAMILIES
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
 from backend.records.hashes import tensors_hash
 from backend.records.infotext import parameters_text
 from backend.records.outputs import Outputs
-from backend.records.resolve import MAX_DRAWN_SEED, resolve
-from backend.records.tags import find_tags
+from backend.records.resolve import MAX_DRAWN_SEED
 from backend.request import GenerationRequest
-from backend.text.embeddings import embedding_words
 
 if TYPE_CHECKING:
     from backend.engine.engine import Engine
@@ -95,7 +93,6 @@ class Run:
         self.pictures_done = 0  # of the whole order, which extensions may make several requests of
         self._found = 0  # of them, that were there already
         self._share = 0.0  # of the whole order's work, that is done
-        self._adapter_files: tuple[Path, ...] = ()  # of the request at hand
         self._patches: dict[Path, PatchSet] = {}  # of the request at hand, by checkpoint
         self._between = Between()  # the hooks of the request at hand
 
@@ -130,7 +127,9 @@ class Run:
         engine = self.engine
         self._patches.clear()
         self._between = Between()
-        job = self._prepare(request)
+        job, adapter_files = prepare_job(
+            engine, request, check=self.check, note=self.note, between=self._between, patches_for=self._patches_for
+        )
         request = self.request = job.request
         progress.resolved(request)
         sigmas = pipeline.sigmas_of(job)
@@ -139,7 +138,7 @@ class Run:
         for note in idle_parts(job, shares):
             self.note(note)
         plan = plan_of(engine, job, shares, steps)
-        hashes = HashInBackground(engine, job, self._adapter_files)
+        hashes = HashInBackground(engine, job, adapter_files)
         looked = shelf.made is not None
         found = shelf.found(request, self._facts(hashes.wait(self.note), plan)) if looked else {}
         size = request.batch_size
@@ -193,58 +192,6 @@ class Run:
         """Raise ``Cancelled`` if the user has stopped the job."""
         if self.cancel.is_set():
             raise Cancelled("The job was stopped.")
-
-    def _prepare(self, request: GenerationRequest) -> Job:
-        engine = self.engine
-        info, vae = engine.catalog.asked_by(request)
-        refiner = engine.catalog.refiner(request.refiner) if request.refiner else None
-        image = engine.inputs.load(request.init_image) if request.init_image else None
-        mask = engine.inputs.load_mask(request.mask) if request.mask else None
-        resolved = resolve(
-            request,
-            info,
-            engine.registry,
-            rng=engine.rng,
-            init_size=image.size if image else None,
-            vae=vae,
-            refiner=refiner,
-        )
-        for note in resolved.notes:
-            self.note(note)
-        family = FAMILIES[info.family]
-        request = resolved.request
-        if mask is not None and image is not None and mask.size != image.size:
-            self.note(
-                f"The mask has another size than the picture and was stretched to {image.width} x {image.height}."
-            )
-            mask = mask.resize(image.size, Image.Resampling.BILINEAR)
-        if mask is not None and request.invert_mask:
-            mask = ImageOps.invert(mask)
-        tags = frozenset(engine.extensions.tags)
-        choices = engine.extensions.adapters(request, find_tags(request, tags), self.note, self._between)
-        adapters, self._adapter_files = engine.adapters.uses(choices, info, self.note)
-        if adapters and refiner is not None:
-            self.note(f"LoRAs act on {info.name} alone, not on the refiner.")
-        job = Job(
-            request=request,
-            info=info,
-            vae=vae,
-            family=family,
-            prediction=family.prediction(info, request),
-            init_image=image,
-            mask=mask,
-            batching=engine.batching(request, branches=branches_at_once(info)),
-            check=self.check,
-            on_note=self.note,
-            words=embedding_words(engine.catalog.files.folder("embeddings")),
-            samplers=engine.extensions.samplers,
-            schedules=engine.extensions.schedules,
-            values=engine.extensions.values(request),
-            patches_for=self._patches_for if engine.extensions.patching(request) else no_patches,
-            adapters=adapters,
-            tags=tags,
-        )
-        return job if refiner is None else with_refiner(job, refiner)
 
     def _patches_for(self, job: Job, network: UNet | MMDiT) -> PatchSet:
         """What the extensions change for one of the job's networks; each is asked once."""
