@@ -37,8 +37,8 @@ def assumed(info: AskingInfo, question: Question, instead: Question) -> AskingIn
     return replace(info, questions=tuple(instead if q.about == question.about else q for q in info.questions))
 
 
-def check_answer(info: CheckpointInfo | VaeInfo, about: str, answer: str) -> None:
-    """Refuse an answer that no question of the file asks for.
+def check_answer(info: CheckpointInfo | VaeInfo, about: str, answer: str | None) -> None:
+    """Refuse an answer that no question of the file asks for; None, taking one back, fits every question.
 
     Raises:
         BadRequest: naming the questions or the options.
@@ -46,7 +46,7 @@ def check_answer(info: CheckpointInfo | VaeInfo, about: str, answer: str) -> Non
     question = next((q for q in info.questions if q.about == about), None)
     if question is None:
         raise BadRequest(unknown_name("Question", about, [q.about for q in info.questions]), field="about")
-    if answer not in question.options:
+    if answer is not None and answer not in question.options:
         raise BadRequest(unknown_name("Answer", answer, question.options), field="answer")
 
 

@@ -46,10 +46,10 @@ class ModelAnswers:
                 return _texts(entry.get("answers"))
             return {}
 
-    def set(self, path: str, stamp: Stamp, sha256: str | None, about: str, answer: str) -> None:
-        """Remember an answer; it takes the place of an earlier one. Raises ``DiskFull``."""
-        answers = {**self.of(path, stamp, sha256), about: answer}
-        self._keep(path, stamp, sha256, answers)
+    def set(self, path: str, stamp: Stamp, sha256: str | None, about: str, answer: str | None) -> None:
+        """Remember an answer in place of an earlier one; None takes that back. Raises ``DiskFull``."""
+        others = {kept: said for kept, said in self.of(path, stamp, sha256).items() if kept != about}
+        self._keep(path, stamp, sha256, others if answer is None else {**others, about: answer})
 
     def settle(self, sha256_of: Callable[[str, int, int], str | None]) -> None:
         """Keep by its hash what is kept by path, where the hash is known now: it then counts for every copy.
@@ -73,10 +73,12 @@ class ModelAnswers:
     def _keep(self, path: str, stamp: Stamp, sha256: str | None, answers: Mapping[str, str]) -> None:
         with self._lock:
             told = {key: dict(value) for key, value in self._read().items()}
-            if sha256 is None:
+            told["by_file"].pop(path, None)
+            if sha256 is not None:
+                told["by_sha256"].pop(sha256, None)
+            if answers and sha256 is None:
                 told["by_file"][path] = {"size": stamp.size, "mtime_ns": stamp.mtime_ns, "answers": dict(answers)}
-            else:
-                told["by_file"].pop(path, None)
+            elif answers:
                 told["by_sha256"][sha256] = dict(answers)
             if self._file is None:
                 self._told, self._read_at = told, (0, (self._read_at or (0, 0))[1] + 1)

@@ -181,8 +181,8 @@ class ModelFiles:
         """Compute and remember the hash of a file in passing; raises as ``ModelHashes.compute``."""
         self._hashes.compute(entry.path, pause=pause)
 
-    def answer(self, entry: ModelEntry, about: str, answer: str) -> None:
-        """Remember what a person says of a file that cannot tell it itself; it counts at once.
+    def answer(self, entry: ModelEntry, about: str, answer: str | None) -> None:
+        """Remember what a person says of a file that cannot tell it itself; it counts at once. None takes it back.
 
         Raises:
             BadRequest: the file raises no such question, or the answer is none of its options.

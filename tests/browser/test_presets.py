@@ -1,10 +1,11 @@
-"""A few-step preset fills the form at one click, and the row stays in place on a phone."""
+"""What follows from the checkpoint beside its fields: few-step presets, and who speaks for the prediction."""
 
 from __future__ import annotations
 
 import pytest
 
 from backend.formats.presets import PRESETS
+from tests.formats.files import published, write_sparse
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -60,6 +61,35 @@ def test_a_prediction_that_is_chosen_is_sent(site, visit):
     here.choose_checkpoint("a-xl")
     here.until("easel.form.tabs.txt2img.prediction === 'v'")
     here.until("easel.form.tabs.txt2img.zero_terminal_snr === true")
+
+
+def test_who_speaks_for_the_prediction_stands_beside_it_and_an_answer_is_taken_back(site, visit):
+    checkpoints = site.data_dir / "models" / "checkpoints"
+    write_sparse(checkpoints / "c-marked.safetensors", published("sdxl_base") | {"v_pred": ("F32", [0])})
+    here = visit(site)
+    here.until("easel.models.some((model) => model.name === 'c-marked' && model.read)")
+    here.choose_checkpoint("a-xl")
+    here.page.locator("#txt2img_settings .advanced button").first.click()
+    speaker = here.page.locator("#txt2img_prediction_speaker")
+    speaker.get_by_text("Automatic is eps: nothing says otherwise.").wait_for()
+    here.choose_checkpoint("c-marked")
+    speaker.get_by_text("Automatic is v: key v_pred says so.").wait_for()
+
+    here.page.evaluate("""() => {
+        const model = easel.checkpoint(), question = model.questions.find(({ about }) => about === "prediction");
+        return easel.answerQuestion(model, question, "v, zero-terminal SNR");
+    }""")
+    speaker.get_by_text("Automatic is v with zero terminal SNR: you said so.").wait_for()
+    here.tab("Models")
+    here.page.get_by_label("Search models").fill("c-marked")
+    here.page.get_by_text("You said: v, zero-terminal SNR").wait_for()
+    here.tab("txt2img")
+    speaker.get_by_role("button", name="Take back").click()
+    speaker.get_by_text("Automatic is v: key v_pred says so.").wait_for()
+    here.choose_checkpoint("b-sd3")
+    speaker.wait_for(state="hidden")
+    (checkpoints / "c-marked.safetensors").unlink()
+    here.until("!easel.models.some((model) => model.name === 'c-marked')")
 
 
 def test_on_a_phone_the_preset_stays_within_the_page(site, visit):

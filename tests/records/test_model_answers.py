@@ -59,6 +59,20 @@ def test_an_answer_counts_at_once_in_both_processes_and_can_be_changed(models):
     assert variant(page) == variant(engine) == question.assumed
 
 
+@pytest.mark.parametrize("sha256", [None, "ab" * 32])
+def test_an_answer_can_be_taken_back(models, sha256):
+    files = files_of(models)
+    (question,) = files.find("big").info.questions
+    other = next(option for option in question.options if option != question.assumed)
+    if sha256:
+        remember_hash(models, models / "checkpoints" / "big.safetensors", sha256)
+    files.answer(files.find("big"), question.about, other)
+    files.answer(files.find("big"), question.about, None)
+    entry = files.find("big")
+    assert (entry.answers, entry.info.variant, entry.info.questions) == ({}, question.assumed, (question,))
+    assert json.loads((models.parent / "answers.json").read_text()) == {"by_sha256": {}, "by_file": {}}
+
+
 def test_an_answer_follows_the_file_by_its_hash(models):
     files = files_of(models)
     (question,) = files.find("big").info.questions
@@ -88,7 +102,9 @@ def test_a_file_that_changed_is_asked_about_anew(models):
     assert variant(files) == question.assumed
 
 
-@pytest.mark.parametrize(("about", "answer"), [("nonsense", "x"), ("variant", "nonsense"), ("", "")])
+@pytest.mark.parametrize(
+    ("about", "answer"), [("nonsense", "x"), ("variant", "nonsense"), ("", ""), ("nonsense", None)]
+)
 def test_an_answer_that_nobody_asked_for_is_refused(models, about, answer):
     files = files_of(models)
     with pytest.raises(BadRequest):

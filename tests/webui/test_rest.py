@@ -209,6 +209,10 @@ def test_a_question_is_answered_over_http(here):
     for wrong in ({"answer": "x"}, {"about": "x"}, {"model": "x"}, {"path": "/etc"}, {"answer": 7}):
         code = "not_found" if wrong == {"model": "x"} else "bad_request"
         check_error(here.client.post("/api/v1/models/answers", json={**body, **wrong}), code)
+    assert here.client.post("/api/v1/models/answers", json={**body, "answer": None}).json()["questions"] == [question]
+    check_error(here.client.post("/api/v1/models/answers", json={**body, "about": "x", "answer": None}), "bad_request")
+    no_answer = {"model": model["id"], "about": question["about"]}
+    check_error(here.client.post("/api/v1/models/answers", json=no_answer), "bad_request")
     foreign = here.client.post("/api/v1/models/answers", json=body, headers={"origin": "http://evil.example"})
     assert foreign.status_code == 403
     (checkpoints / "big.safetensors").unlink()

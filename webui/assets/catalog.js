@@ -9,6 +9,8 @@
 
   const FAMILIES = [["sdxl", "SDXL"], ["sdxl_refiner", "SDXL refiner"], ["sd3", "SD3 and SD3.5"], ["sd2", "SD2"], ["sd1", "SD1.5"]];
   easel.familyLabel = (family) => (FAMILIES.find(([name]) => name === family) || [family, family])[1] || "";
+  const PREDICTIONS = { edm: "EDM", edm_v: "EDM v" };
+  easel.predictionWords = (prediction) => PREDICTIONS[prediction] || prediction;
   easel.familyPlace = (family) => {
     const place = FAMILIES.findIndex(([name]) => name === family);
     return place < 0 ? FAMILIES.length : place;

@@ -32,7 +32,7 @@
 
   // Nearly every file is as assumed: nobody is asked, but it can be said otherwise.
   const quietly = (model, question) =>
-    el("details", { class: "model-details" }, el("summary", {}, `Taken for: ${question.answer || question.assumed}`), easel.questionRow(model, question));
+    el("details", { class: "model-details" }, el("summary", {}, question.answer ? `You said: ${question.answer}` : `Taken for: ${question.assumed}`), easel.questionRow(model, question));
 
   function use(model) {
     easel.checkpointChosen(model.name, true);

@@ -1,4 +1,4 @@
-// What no file can tell is asked where the file is chosen, once; the answer is kept by the server and can be changed.
+// What no file can tell is asked where the file is chosen, once; the answer is kept by the server, and can be changed or taken back.
 (function (easel) {
   "use strict";
 
@@ -16,6 +16,9 @@
     if (model.folder === "checkpoints" && model.name === easel.form.shared.checkpoint) easel.checkpointChosen(model.name, false);
   };
 
+  const takeBack = (model, question) =>
+    question.answer === null ? null : el("button", { type: "button", class: "plain", title: "As if nobody had answered", onclick: () => easel.answerQuestion(model, question, null) }, "Take back");
+
   // One question with a button for each option; the one that holds is pressed.
   easel.questionRow = (model, question) =>
     el("div", { class: "question" },
@@ -25,7 +28,27 @@
           type: "button", class: question.answer === null && question.assumed === option ? "plain assumed" : "plain", "aria-pressed": String(question.answer === option),
           title: question.answer === null && question.assumed === option ? "Assumed until you answer" : null,
           onclick: () => easel.answerQuestion(model, question, option),
-        }, option))));
+        }, option)),
+        takeBack(model, question)));
+
+  // Beside the form's own choice of the prediction: what "Automatic" is for the checkpoint, and who says so.
+  const SPEAKERS = { default: "nothing says otherwise", weights: "one of its weights looks like it", "file name": "the file's name says so", metadata: "its metadata say so", you: "you said so" };
+  easel.parts.prediction_speaker = (element) => {
+    const line = element.appendChild(el("p", { class: "speaker" }));
+    let drawn = "";
+    const draw = () => {
+      const model = easel.checkpoint() || {}, key = JSON.stringify([model.id, model.prediction, model.zero_terminal_snr, model.prediction_source]);
+      if (key === drawn) return;
+      drawn = key;
+      const source = model.prediction_source, said = SPEAKERS[source] || `${source} says so`;
+      const question = source === "you" && model.questions.find(({ about }) => about === "prediction");
+      const words = model.prediction ? `Automatic is ${easel.predictionWords(model.prediction)}${model.zero_terminal_snr ? " with zero terminal SNR" : ""}: ${said}.` : "";
+      line.replaceChildren(words, ...(question ? [" ", takeBack(model, question)] : []));
+    };
+    easel.on("models", draw);
+    easel.on("form", draw);
+    draw();
+  };
 
   easel.parts.open_question = (element) => {
     const later = new Set(); // "Not now" holds until the page is opened again

@@ -61,7 +61,7 @@ def sampling_part(
     add("shift")
     _seed(tab, add)
     refiner_part(tab, add, refiners)
-    _advanced(add, files)
+    _advanced(tab, add, files)
     field_groups_part(tab, add)
     add("extensions")
     script_part("panels", f"{tab}_panels", tab=tab)
@@ -81,7 +81,7 @@ def _seed(tab: str, add: Callable[..., Control]) -> None:
         add("variation_strength", min_width=130)
 
 
-def _advanced(add: Callable[..., Control], files: Mapping[str, Choices]) -> None:
+def _advanced(tab: str, add: Callable[..., Control], files: Mapping[str, Choices]) -> None:
     with gr.Accordion("Advanced", open=False, elem_classes=["advanced"]):
         add("cfg_rescale")
         with gr.Row(elem_classes=["pair"]):
@@ -94,6 +94,8 @@ def _advanced(add: Callable[..., Control], files: Mapping[str, Choices]) -> None
         with gr.Row(elem_classes=["pair", *(f"only-{family}" for family in FAMILIES_OF["prediction"])]):
             add("prediction", min_width=130)
             add("zero_terminal_snr", min_width=130)
+        unets = tuple(f"only-{family}" for family in FAMILIES_OF["prediction"])
+        script_part("prediction_speaker", f"{tab}_prediction_speaker", classes=unets)
         with gr.Row(elem_classes=["pair", "only-sd3"]):
             add("emphasis_t5", min_width=110)
             add("t5_full_length", min_width=110)

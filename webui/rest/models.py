@@ -59,10 +59,15 @@ class ModelRoutes:
         return Response(data, media_type="image/webp", headers={"cache-control": FOREVER})
 
     async def answer(self, request: Request) -> Response:
-        """What a person says of a file that cannot tell it itself: ``model`` (its id), ``about``, ``answer``."""
+        """What a person says of a file that cannot tell it itself: ``model`` (its id), ``about``, ``answer``.
+
+        An ``answer`` of null takes an earlier one back.
+        """
         body = await json_object(request)
         check_names(body, ("model", "about", "answer"))
-        model, about, answer = (text(body, name, longest=255) for name in ("model", "about", "answer"))
+        model, about = (text(body, name, longest=255) for name in ("model", "about"))
+        taken_back = "answer" in body and body["answer"] is None
+        answer = None if taken_back else text(body, "answer", longest=255)
 
         def keep() -> dict[str, Any]:
             files = self._studio.catalog.files
