@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backend.approvals import Approvals
 from backend.manifest import find_extensions
-from backend.plugins import Approvals
 
 MANIFEST = 'name = "{name}"\ntitle = "{name}"\nversion = "1.0"\napi = "{api}"\n{side} = "hooks"\n{more}\n'
 

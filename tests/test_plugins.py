@@ -10,11 +10,12 @@ from types import ModuleType
 import pytest
 
 from backend import hookspecs
+from backend.approvals import Approvals
 from backend.errors import BadRequest
 from backend.hookspecs import hookimpl
 from backend.importing import LOOSE_PACKAGE
 from backend.manifest import folder_hash
-from backend.plugins import STRIKES, Approvals, ExtensionFailed, Plugins
+from backend.plugins import STRIKES, ExtensionFailed, Plugins
 from tests.extending import approve_all, write_extension
 
 GOOD = (

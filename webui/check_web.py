@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from backend.approvals import Approvals
 from backend.manifest import Found, Manifest
-from backend.plugins import Approvals, Plugins
+from backend.plugins import Plugins
 from backend.settings import Settings
 from backend.testing.findings import Finding, held
 from webui import hookspecs

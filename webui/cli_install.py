@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from backend.approvals import Approvals
 from backend.installing.install import install_extension, remove_extension
-from backend.plugins import Approvals
 from webui.extension_list import switch_extension
 from webui.options import SentenceCommand, settings_from, settings_options
 

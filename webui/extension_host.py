@@ -16,8 +16,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from backend.approvals import Approvals
 from backend.manifest import bundled_folder
-from backend.plugins import STRIKES, Approvals, Plugins
+from backend.plugins import STRIKES, Plugins
 from backend.records.job_rows import Job, JobImage, JobState
 from webui import hookspecs
 from webui.extending import Hold, StudioView, TabSpec, job_record, picture_record

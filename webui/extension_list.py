@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from backend.approvals import Approvals
 from backend.errors import BadRequest, NotFound, unknown_name
 from backend.manifest import Found, bundled_folder, find_extensions
-from backend.plugins import Approvals
 from backend.settings import Settings
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.approvals import Approvals
 from backend.errors import UserError
-from backend.plugins import Approvals
 
 log = logging.getLogger(__name__)
 

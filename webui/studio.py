@@ -38,6 +38,7 @@ from backend.text.embeddings import EmbeddingWords, embedding_words
 from webui.dispatcher import Dispatcher, Patience
 from webui.extension_list import extension_rows, leave_out, switch_extension
 from webui.input_keeper import InputKeeper
+from webui.job_facts import image_json, job_json
 from webui.live import Live
 from webui.model_facts import model_json
 from webui.model_watch import ModelWatch
@@ -342,22 +343,7 @@ class Studio:
         if job.is_finished and job.id in self._told:
             return self._told[job.id]
         progress = self.live.progress(job.id) if job.state == "running" else None
-        told = {
-            "id": job.id,
-            "state": job.state,
-            "tab": job.request.tab,
-            "prompt": job.request.prompt,
-            "created": job.created,
-            "started": job.started,
-            "finished": job.finished,
-            "position": position,
-            "progress": None if progress is None else dataclasses.asdict(progress),
-            "plan": self.live.plan(job.id),
-            "images": [image_json(image) for image in job.images],
-            "notes": list(job.notes),
-            "error": job.error,
-            "request": request_to_json(job.request),
-        }
+        told = job_json(job, position=position, progress=progress, plan=self.live.plan(job.id))
         if job.is_finished:
             self._told[job.id] = told
             while len(self._told) > 2 * SHOWN_JOBS:
@@ -374,21 +360,6 @@ class Studio:
 def _digest(registry: Mapping[str, Any]) -> str:
     """Another one whenever the document says anything else."""
     return hashlib.sha256(json.dumps(registry, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def image_json(image: JobImage) -> dict[str, Any]:
-    """A picture as page and REST see it: by its id, never by its path."""
-    url = f"/api/v1/images/{image.id}"
-    return {
-        "id": image.id,
-        "url": url,
-        "thumb": f"{url}?thumb=1",
-        "index": image.index,
-        "width": image.width,
-        "height": image.height,
-        "seed": image.seed,
-        "parameters": image.parameters,
-    }
 
 
 def engine_environment(settings: Settings) -> dict[str, str]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from backend import hookspecs
 from backend.adapters.foreign import AdapterFormatSpec
+from backend.approvals import Approvals
 from backend.control.preprocessing import PreprocessorSpec
 from backend.diffusion.patched import PatchSet, check_patches, owned
 from backend.diffusion.patching import CombineGuidance, Patch, PatchRefused
@@ -26,7 +27,7 @@ from backend.errors import BadRequest, unknown_name
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
 from backend.manifest import bundled_folder
 from backend.parameters import Parameters, read_parameters
-from backend.plugins import Approvals, ExtensionFailed, Plugins
+from backend.plugins import ExtensionFailed, Plugins
 from backend.records.axes import axis_names
 from backend.records.catalog import Catalog
 from backend.records.images import Inputs

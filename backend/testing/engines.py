@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backend.approvals import Approvals
 from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
 from backend.engine.extensions import Extensions
 from backend.formats.configs import Family
 from backend.manifest import ExtensionRefused, Found, bundled_folder, find_extensions, read_manifest
-from backend.plugins import Approvals, Extension
+from backend.plugins import Extension
 from backend.request import GenerationRequest
 from backend.settings import Settings, load_settings
 from backend.testing.checkpoints import tiny_checkpoint, tiny_modules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.plugins import Approvals
+from backend.approvals import Approvals
 from tests.acting import BUTTONS
 from tests.browser.conftest import REAL, serving
 from tests.builders import tiny_checkpoint

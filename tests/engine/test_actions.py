@@ -11,13 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from backend.approvals import Approvals
 from backend.engine.actions import ActionThread, run_action
 from backend.engine.engine import Engine
 from backend.engine.torch_guard import TorchGuard
 from backend.errors import BadRequest, NotFound
 from backend.extending import ActionResult, ActionSpec, PanelSpec
+from backend.importing import LOOSE_PACKAGE
 from backend.parameters import Parameters
-from backend.plugins import LOOSE_PACKAGE, Approvals, ExtensionFailed
+from backend.plugins import ExtensionFailed
 from backend.request import request_to_json
 from backend.settings import load_settings
 from tests.acting import BUTTONS, OTHER

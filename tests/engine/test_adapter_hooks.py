@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from backend.approvals import Approvals
 from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
 from backend.errors import BadRequest, Cancelled
 from backend.events import Step
 from backend.importing import LOOSE_PACKAGE
-from backend.plugins import Approvals, ExtensionFailed
+from backend.plugins import ExtensionFailed
 from backend.settings import load_settings
 from tests.adapters.making import lora, tiny_modules
 from tests.builders import tiny_checkpoint

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backend.approvals import Approvals
 from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
 from backend.errors import ModelUnsupported
 from backend.importing import LOOSE_PACKAGE
-from backend.plugins import Approvals
 from backend.settings import load_settings
 from backend.testing.conformance import conformance
 from tests.engine.conftest import ask

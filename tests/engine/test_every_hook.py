@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from backend import hookspecs
+from backend.approvals import Approvals
 from backend.engine.engine import Engine
 from backend.importing import LOOSE_PACKAGE
-from backend.plugins import Approvals
 from backend.records.outputs import Outputs
 from backend.testing.engines import ask, tiny_settings
 from tests.extending import approve_all, write_extension

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from backend.approvals import Approvals
 from backend.diffusion.patching import PatchRefused
 from backend.engine.engine import Engine
 from backend.engine.torch_guard import TorchGuard
 from backend.errors import BadRequest, ModelUnsupported
 from backend.importing import LOOSE_PACKAGE
-from backend.plugins import Approvals, ExtensionFailed
+from backend.plugins import ExtensionFailed
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import request_to_json

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from backend.approvals import Approvals
 from backend.engine.engine import Engine
-from backend.plugins import LOOSE_PACKAGE, Approvals, ExtensionFailed
+from backend.importing import LOOSE_PACKAGE
+from backend.plugins import ExtensionFailed
 from backend.settings import load_settings
 from tests.extending import approve_all, write_extension
 

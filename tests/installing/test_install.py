@@ -16,8 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from backend import hookspecs
+from backend.approvals import Approvals
 from backend.importing import LOOSE_PACKAGE
-from backend.plugins import Approvals, Plugins
+from backend.plugins import Plugins
 from backend.records.folders import WORK, recover_folders
 from tests.extending import MANIFEST, write_extension
 from tests.installing.packages import write_sdist, write_wheel

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.approvals import Approvals
 from backend.engine.engine import Engine
-from backend.plugins import LOOSE_PACKAGE, Approvals
+from backend.importing import LOOSE_PACKAGE
 from backend.settings import load_settings
 from tests.engine.conftest import ask, checkpoint, engine, models_dir
 from tests.extending import approve_all

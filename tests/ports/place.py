@@ -6,7 +6,7 @@ import ast
 import shutil
 from pathlib import Path
 
-from backend.plugins import Approvals
+from backend.approvals import Approvals
 from tests.extending import approve_all
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from backend.plugins import LOOSE_PACKAGE
+from backend.importing import LOOSE_PACKAGE
 from tests.engine.conftest import ask
 from tests.ports.place import install
 from tests.webui.running import running

@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from backend.plugins import Approvals
+from backend.approvals import Approvals
 from tests.acting import BUTTONS, OTHER
 from tests.builders import tiny_checkpoint
 from tests.extending import approve_all, write_extension

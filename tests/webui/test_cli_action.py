@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from backend.plugins import LOOSE_PACKAGE, Approvals
+from backend.approvals import Approvals
+from backend.importing import LOOSE_PACKAGE
 from tests.acting import BUTTONS
 from tests.builders import tiny_checkpoint
 from tests.extending import approve_all, write_extension

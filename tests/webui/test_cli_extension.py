@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backend.approvals import Approvals
 from backend.importing import LOOSE_PACKAGE
-from backend.plugins import Approvals
 from tests.extending import write_extension
 from webui.commands import easel
 

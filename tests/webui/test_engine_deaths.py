@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.plugins import Approvals
+from backend.approvals import Approvals
 from backend.settings import load_settings
 from tests.builders import tiny_checkpoint
 from tests.extending import approve_all, write_extension

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from backend.approvals import Approvals
 from backend.importing import LOOSE_PACKAGE
-from backend.plugins import Approvals
 from backend.request import GenerationRequest
 from tests.extending import approve_all, write_extension
 from tests.webui.running import FAKE_ENGINE, running, settings_for

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from backend.plugins import Approvals
+from backend.approvals import Approvals
 from tests.extending import approve_all, write_extension
 from tests.webui.running import running
 from tests.webui.test_dispatcher import Rig
