@@ -21,12 +21,12 @@ from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.engine.expansion import Expansion, Images, Made
+from backend.engine.panel_values import PanelValues
 from backend.engine.patch_guard import guarded
 from backend.engine.torch_guard import TorchGuard
-from backend.errors import BadRequest, unknown_name
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
 from backend.manifest import bundled_folder
-from backend.parameters import Parameters, read_parameters
+from backend.parameters import Parameters
 from backend.plugins import ExtensionFailed, Plugins
 from backend.records.axes import axis_names
 from backend.records.catalog import Catalog
@@ -89,7 +89,7 @@ class Extensions:
         self.adapter_formats: Mapping[str, AdapterFormatSpec] = self._registry(
             "register_adapter_formats", AdapterFormatSpec, {}
         )
-        self._always = tuple(panel for panel in self.panels.values() if panel.always)
+        self._values = PanelValues(self.panels)
         self._document = MappingProxyType(self.document())
 
     @classmethod
@@ -130,19 +130,8 @@ class Extensions:
         return {**told, "axes": axes}
 
     def values(self, request: GenerationRequest) -> Mapping[str, Parameters]:
-        """The values of every panel that the request names, migrated and checked; and of those that are always there.
-
-        Raises:
-            BadRequest: a panel that is not here, or a value that it does not take.
-        """
-        found: dict[str, Parameters] = {panel.name: panel.parameters() for panel in self._always}
-        for name, stored in request.extensions.items():
-            panel = self.panels.get(name)
-            if panel is None:
-                hint = "Install or switch on its extension, or take its values out of the request."
-                raise BadRequest(unknown_name("Panel", name, self.panels), hint, field="extensions")
-            found[name] = read_parameters(panel.parameters, panel.label, stored)
-        return found
+        """The values of the request's panels, see ``PanelValues.of``; raises ``BadRequest``."""
+        return self._values.of(request)
 
     def view(
         self, owner: str, request: GenerationRequest, on_note: OnNote, between: Between | None = None
@@ -205,7 +194,7 @@ class Extensions:
 
     def patching(self, request: GenerationRequest) -> bool:
         """Whether any extension that the request names has patches to give."""
-        if not request.extensions and not self._always:
+        if not request.extensions and not self._values.are_always_there:
             return False
         owners = {self.panel_owner(name) for name in self.values(request)}
         return not owners.isdisjoint(self.plugins.implementers("patch_job"))
