@@ -52,10 +52,16 @@ def check_hooks(module: ModuleType, specs: ModuleType, side: str) -> set[str]:
     """Names of the functions that a module has marked as hooks.
 
     Raises:
-        ExtensionRefused: one is no hook of this process, or takes an argument that its hook is not given.
+        ExtensionRefused: one is no hook of this process, or takes an argument that its hook is not given; or a function
+            of a hook's name is not marked.
     """
     known = {name: spec for name, spec in vars(specs).items() if hasattr(spec, "easel_spec")}
     marked = {name: value for name, value in vars(module).items() if hasattr(value, "easel_impl")}
+    for name in sorted(known.keys() & vars(module).keys() - marked.keys()):
+        if inspect.isfunction(vars(module)[name]):
+            raise ExtensionRefused(
+                f"{name} has the name of a hook and is not marked as one.", "Write @hookimpl above it."
+            )
     for name, function in sorted(marked.items()):
         if name not in known:
             near = near_name(name, known)

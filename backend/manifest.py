@@ -1,4 +1,4 @@
-"""What an extension says of itself in ``extension.toml``; found and read without importing any of its code.
+"""What an extension says of itself in ``extension.toml``, or in a table of its ``pyproject.toml``; no code is imported.
 
 No torch: the web process lists extensions too, and each process imports only the modules that are named for it.
 """
@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from backend.errors import UserError, unknown_name
 from backend.requirements import SITE, read_requirement
 
 API_VERSION = "1.0"  # of backend.api and webui.api; the first number changes when something is taken away
 FILE = "extension.toml"
+PROJECT_FILE = "pyproject.toml"
+TABLE = "[tool.easel.extension]"  # of a pyproject.toml
 ENTRY_POINTS = "easel.extensions"
 MAX_FILE = 100_000  # bytes
 MAX_HASHED = 200 * 2**20  # bytes of an extension's own files
@@ -44,8 +47,9 @@ class Manifest(BaseModel):
 
     Attributes:
         name: unique; the folder's name, and what requests and metadata call it.
+        title: for lists; the name, where it is left out.
         api: the versions of Easel's API that it was written for, such as ">=1,<2".
-        engine, web: its module for each process, relative to its package; empty: it has none there.
+        engine, web: its module for each process, relative to its package; it has one of them at least.
         requires: what ``easel extension install`` resolves for it, as pip writes requirements.
         conflicts: extensions that it cannot run beside.
         before, after: extensions whose hooks run later, or earlier, than its own.
@@ -54,7 +58,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    title: Annotated[str, Field(max_length=80)]
+    title: Annotated[str, Field(max_length=80)] = ""
     version: Annotated[str, Field(max_length=40)] = "1"
     api: Annotated[str, Field(max_length=80)]
     description: Annotated[str, Field(max_length=1000)] = ""
@@ -82,6 +86,12 @@ class Manifest(BaseModel):
             raise ValueError(f'{wrong!r} is no requirement; write "package>=1.2"')
         return texts
 
+    @model_validator(mode="after")
+    def _modules(self) -> Manifest:
+        if self.engine is None and self.web is None:
+            raise ValueError('it names no module of its own; write engine = "hooks" for hooks.py, or web')
+        return self if self.title else self.model_copy(update={"title": self.name})
+
     def fits(self, version: str = API_VERSION) -> bool:
         """Whether it was written for this API."""
         return version in SpecifierSet(self.api)
@@ -95,6 +105,7 @@ class Found:
         package: dotted name under which it is imported as it is installed; "" for a loose folder.
         is_bundled: ships with Easel, so it needs nobody's approval.
         site: what ``easel extension install`` has installed for it; searched after Easel's own packages.
+        is_stranger: a folder among the extensions that has no manifest at all.
     """
 
     folder: Path
@@ -104,11 +115,23 @@ class Found:
     package: str = ""
     is_bundled: bool = False
     site: Path | None = None
+    is_stranger: bool = False
 
     @property
     def home(self) -> Path:
         """All of it, which is what is approved and removed: a package installed for Easel lies within its ``site``."""
         return self.site.parent if self.site is not None else self.folder
+
+
+def manifest_file(folder: Path) -> Path | None:
+    """The file in a folder that holds a manifest: ``extension.toml``, or a ``pyproject.toml`` with the table."""
+    if (folder / FILE).is_file():
+        return folder / FILE
+    project = folder / PROJECT_FILE
+    try:
+        return project if project.is_file() and project_table(_toml(project)) is not None else None
+    except ExtensionRefused:  # of some other tool, and its fault there
+        return None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -117,23 +140,62 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         ExtensionRefused: it is not there, too long, no TOML, or says something that it may not.
     """
+    file = manifest_file(folder) or folder / FILE
     try:
-        raw = (folder / FILE).read_bytes()
-        if len(raw) > MAX_FILE:
-            raise ExtensionRefused(f"{FILE} of {folder.name} has more than {MAX_FILE:,} bytes.")
-        manifest = Manifest.model_validate(tomllib.loads(raw.decode("utf-8-sig")))
-    except OSError as error:
-        raise ExtensionRefused(f"{FILE} of {folder.name} cannot be read ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExtensionRefused(f"{FILE} of {folder.name} is not valid TOML: {error}.") from None
+        manifest = Manifest.model_validate(_said(file))
     except ValidationError as error:
-        raise ExtensionRefused(f"{FILE} of {folder.name}: {_fault(error)}") from None
+        raise ExtensionRefused(f"{file.name} of {folder.name}: {_fault(error)}") from None
     if manifest.name != folder.name:
         raise ExtensionRefused(
             f"The folder {folder.name} holds an extension that calls itself {manifest.name}.",
             "Name the folder after the extension.",
         )
     return manifest
+
+
+def said_name(folder: Path) -> str:
+    """What an extension calls itself, whatever its folder is called; "" where nothing can be read."""
+    try:
+        return str(_said(manifest_file(folder) or folder / FILE).get("name", ""))
+    except ExtensionRefused:
+        return ""
+
+
+def _said(file: Path) -> dict[str, Any]:
+    said = _toml(file)
+    return _of_project(said) if file.name == PROJECT_FILE else said
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    name = f"{file.name} of {file.parent.name}"
+    try:
+        raw = file.read_bytes()
+        if len(raw) > MAX_FILE:
+            raise ExtensionRefused(f"{name} has more than {MAX_FILE:,} bytes.")
+        return tomllib.loads(raw.decode("utf-8-sig"))
+    except OSError as error:
+        raise ExtensionRefused(f"{name} cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExtensionRefused(f"{name} is not valid TOML: {error}.") from None
+
+
+def project_table(project: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The manifest in a ``pyproject.toml``; None where it has none."""
+    tool = project.get("tool")
+    easel = tool.get("easel") if isinstance(tool, dict) else None
+    table = easel.get("extension") if isinstance(easel, dict) else None
+    return table if isinstance(table, dict) else None
+
+
+def _of_project(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The table, completed by what the project says anyway: name, version, description and dependencies."""
+    project = said.get("project")
+    whole: Mapping[str, Any] = project if isinstance(project, dict) else {}
+    known = {"version": whole.get("version"), "description": whole.get("description")}
+    known["requires"] = whole.get("dependencies")
+    if isinstance(name := whole.get("name"), str):
+        known["name"] = re.sub(r"[-.]", "_", name.lower())
+    return {key: value for key, value in known.items() if value is not None} | dict(project_table(said) or {})
 
 
 def _fault(error: ValidationError) -> str:
@@ -153,7 +215,8 @@ def _fault(error: ValidationError) -> str:
     }.get(kind)
     if words:
         return f"{key} is {str(first['input'])[:60]!r}; it must be {words}."
-    return f"{key}: {first['msg'].removeprefix('Value error, ')}."
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {said}." if key else f"{said}."
 
 
 def bundled_folder() -> Path:
@@ -239,6 +302,7 @@ def _everywhere(bundled: Path, folders: Iterable[Path]) -> Iterator[Found]:
         if parent.resolve() != bundled.resolve():  # in a checkout the data folder is the project's
             for folder in _folders(parent):
                 yield _found(folder)
+            yield from _strangers(parent)
         for folder in sorted(path.parent for path in parent.glob(f"*/{SITE}/*/{FILE}")):
             if folder.name == folder.parent.parent.name:
                 yield _found(folder, package=folder.name)
@@ -258,7 +322,20 @@ def _bundled_names(bundled: Path) -> frozenset[str]:
 
 def _folders(parent: Path) -> Iterator[Path]:
     if parent.is_dir():
-        yield from sorted(path.parent for path in parent.glob(f"*/{FILE}"))
+        yield from sorted(path for path in parent.iterdir() if path.is_dir() and manifest_file(path) is not None)
+
+
+def _strangers(parent: Path) -> Iterator[Found]:
+    """Folders among the extensions that are none, each with the reason: nothing that lies there goes unsaid."""
+    for folder in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if not folder.is_dir() or folder.name.startswith((".", "_")) or manifest_file(folder) is not None:
+            continue
+        if (folder / SITE).is_dir():
+            continue  # an installed package, which lies there
+        inner = next(_folders(folder), None)
+        todo = f"It is the folder {inner.name} in it that belongs here." if inner else "easel extension new writes one."
+        refused = ExtensionRefused(f"{folder.name} has no {FILE}, and no {PROJECT_FILE} with {TABLE}.", todo)
+        yield Found(folder, folder.name, None, refused, is_stranger=True)
 
 
 def _found(folder: Path, *, package: str = "", is_bundled: bool = False) -> Found:

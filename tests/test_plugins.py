@@ -101,6 +101,43 @@ def test_a_fault_of_a_manifest_is_told_as_its_author_would_say_it(place, line, w
     assert words in place.load(approve=False).extensions["alpha"].reason
 
 
+def test_a_manifest_without_a_module_says_how_one_is_named(place):
+    home = place.write("alpha")
+    (home / "extension.toml").write_text('name = "alpha"\napi = ">=1,<2"\n')
+    assert 'it names no module of its own; write engine = "hooks"' in place.load().extensions["alpha"].reason
+
+
+def test_a_table_of_pyproject_is_a_manifest_which_the_project_completes(place):
+    home = place.write("film_grain")
+    (home / "extension.toml").unlink()
+    (home / "pyproject.toml").write_text(
+        '[project]\nname = "film-grain"\nversion = "2.1"\ndescription = "Grain."\ndependencies = ["numpy>=1"]\n'
+        '[tool.easel.extension]\napi = ">=1,<2"\nengine = "hooks"\n'
+    )
+    extension = place.load().extensions["film_grain"]
+    assert extension.status == "on"
+    manifest = extension.found.manifest
+    assert (manifest.title, manifest.version, manifest.description) == ("film_grain", "2.1", "Grain.")
+    assert manifest.requires == ("numpy>=1",)
+
+
+def test_a_fault_in_the_table_of_pyproject_names_that_file(place):
+    home = place.write("alpha")
+    (home / "extension.toml").unlink()
+    (home / "pyproject.toml").write_text('[tool.easel.extension]\nname = "alpha"\napi = ">=1"\nengin = "hooks"\n')
+    assert place.load().extensions["alpha"].reason.startswith("pyproject.toml of alpha: the key 'engin'")
+
+
+def test_a_folder_among_the_extensions_that_is_none_is_listed_with_the_reason(place):
+    (place.folder / "notes").mkdir(parents=True)
+    (place.folder / "notes" / "pyproject.toml").write_text("[tool.other]\n")
+    write_extension(place.folder / "grain-main", "grain", GOOD.format("grain"))
+    found = place.load(approve=False).extensions
+    assert found["notes"].status == "refused"
+    assert "notes has no extension.toml, and no pyproject.toml with [tool.easel.extension]" in found["notes"].reason
+    assert "It is the folder grain in it that belongs here." in found["grain-main"].reason
+
+
 def test_a_manifest_of_a_windows_editor_is_read(place):
     home = place.write("alpha")
     manifest = home / "extension.toml"
@@ -125,6 +162,7 @@ def test_a_module_that_is_not_there_is_told_with_those_that_are(place):
     ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startap(): ...", "mean 'on_startup'?"),
     ("from backend.hookspecs import hookimpl\n@hookimpl\ndef on_startup(folder): ...",
      "is not given 'folder'. It may take data_folder."),
+    ("def on_startup(data_folder): ...", "on_startup has a hook's name and is not marked as one. Write @hookimpl"),
     ("import manners", "is a module of its own. Write: from . import manners"),
 ])  # fmt: skip
 def test_what_cannot_be_imported_is_listed_with_the_reason_and_stops_nobody(place, code, words):

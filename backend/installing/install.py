@@ -200,4 +200,4 @@ def _found(settings: Settings, name: str) -> Found | None:
 
 
 def _everything(settings: Settings) -> Iterable[Found]:
-    return find_extensions(bundled_folder(), settings.extension_folders)
+    return (each for each in find_extensions(bundled_folder(), settings.extension_folders) if not each.is_stranger)

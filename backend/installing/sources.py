@@ -1,4 +1,4 @@
-"""What can be installed: a folder or a zip with ``extension.toml`` at its top, or a package that brings one."""
+"""What can be installed: a folder or a zip with a manifest at its top, or a package that brings one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.installing.pip import InstallRefused
-from backend.manifest import ENTRY_POINTS, FILE, MAX_HASHED, read_manifest
+from backend.manifest import (
+    ENTRY_POINTS,
+    FILE,
+    MAX_FILE,
+    MAX_HASHED,
+    PROJECT_FILE,
+    manifest_file,
+    project_table,
+    read_manifest,
+    said_name,
+)
 from backend.requirements import SITE, read_requirement
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
@@ -61,12 +71,12 @@ def packaged_folder(site: Path, distribution: str) -> Path:
 
 
 def _from_folder(folder: Path, room: Path) -> Path | Package:
-    if (folder / FILE).is_file():
+    if manifest_file(folder) is not None:
         name = read_manifest(folder).name
         home = room / "new" / name
         shutil.copytree(folder, home, ignore=shutil.ignore_patterns(*NOT_COPIED))
         return home
-    if (folder / "pyproject.toml").is_file() or (folder / "setup.py").is_file():
+    if (folder / PROJECT_FILE).is_file() or (folder / "setup.py").is_file():
         return Package(str(folder))
     raise InstallRefused(f"{folder} is no extension: it has no {FILE}.", "easel extension new makes one to start from.")
 
@@ -81,17 +91,14 @@ def _from_file(path: Path, room: Path) -> Path | Package:
     unpacked = room / "unpacked" / path.stem
     _unpack(path, unpacked)
     folders = [unpacked, *(each for each in unpacked.iterdir() if each.is_dir())]
-    folder = next(each for each in folders if (each / FILE).is_file())
+    folder = next(each for each in folders if manifest_file(each) is not None)
     if folder == unpacked:  # a zip of the files alone is called what it likes
         return _from_folder(_named_as_it_says(unpacked), room)
     return _from_folder(folder, room)
 
 
 def _named_as_it_says(unpacked: Path) -> Path:
-    try:
-        name = str(tomllib.loads((unpacked / FILE).read_text(encoding="utf-8")).get("name", unpacked.name))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return unpacked
+    name = said_name(unpacked)
     if not name.isidentifier() or name == unpacked.name:
         return unpacked
     return unpacked.rename(unpacked.with_name(name))
@@ -103,8 +110,15 @@ def _has_manifest(path: Path) -> bool:
         return False
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.rpartition("/")[2] == FILE and name.count("/") <= 1 for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+            tops = [entry for entry in archive.infolist() if entry.filename.count("/") <= 1]
+            files = {entry.filename.rpartition("/")[2]: entry for entry in tops}
+            if FILE in files:
+                return True
+            project = files.get(PROJECT_FILE)
+            if project is None or project.file_size > MAX_FILE:
+                return False
+            return project_table(tomllib.loads(archive.read(project).decode("utf-8-sig"))) is not None
+    except (zipfile.BadZipFile, OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         return False
 
 

@@ -306,3 +306,22 @@ def test_only_what_was_installed_is_removed(place, tmp_path):
     assert "where Easel has not put it" in place.run("remove", "alpha").stderr
     assert "where Easel has not put it" in place.run("install", str(place.work / "alpha")).stderr
     assert (place.work / "alpha" / "hooks.py").is_file()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_extension_whose_manifest_is_a_table_of_its_pyproject_is_installed_as_it_is(place, packed):
+    home = place.source("grain")
+    (home / "extension.toml").unlink()
+    (home / "pyproject.toml").write_text(
+        '[project]\nname = "grain"\nversion = "3"\n[tool.easel.extension]\napi = ">=1,<2"\nengine = "hooks"\n'
+    )
+    source = home
+    if packed:
+        source = place.work / "download.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for file in home.iterdir():
+                archive.write(file, file.name)
+    done = place.run("install", str(source))
+    assert done.exit_code == 0, done.output
+    assert "grain 3 lies in" in done.output
+    assert place.status("grain")[0] == "new"
