@@ -40,6 +40,10 @@ class Acting:
         self._clock = clock
         self._waiting: dict[str, _Waiting] = {}
 
+    def __len__(self) -> int:
+        """How many are waited for."""
+        return len(self._waiting)
+
     def add(self, action: str, answer: Future[ActionDone], seconds: float) -> None:
         """Wait for one more. They run one after another, so it may take as long as all of them.
 

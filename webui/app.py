@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,13 @@ def build_app(
         look: theme, head and other keyword arguments for ``gr.mount_gradio_app``.
         host: the extensions whose routes are added.
     """
-    return guarded(build_routes(studio, blocks, look, host), studio.settings)
+    leaving = studio.renewal.leaving if studio.renewal is not None else None
+    return guarded(build_routes(studio, blocks, look, host), studio.settings, leaving)
 
 
-def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """The application with everything that stands before its routes."""
-    return Guard(Limits(GradioFaults(app)), Policy.of(settings))
+def guarded(app: ASGIApp, settings: Settings, leaving: asyncio.Event | None = None) -> ASGIApp:
+    """The application with everything that stands before its routes; ``leaving`` as ``Limits`` has it."""
+    return Guard(Limits(GradioFaults(app), leaving=leaving), Policy.of(settings))
 
 
 def build_routes(

@@ -41,7 +41,7 @@ def web_findings(home: Path, manifest: Manifest) -> Iterator[Finding]:
         if imported:
             return
         studio = Studio(Settings(data_dir=scratch, models_dir=scratch / "models"))
-        host = ExtensionHost(plugins, watch, studio, deadlines)
+        host = ExtensionHost(plugins, watch, studio, deadlines, approvals.read()["on"])
         try:
             build_page(studio, host)
         finally:

@@ -17,30 +17,17 @@ from functools import partial
 from typing import Any
 
 from backend.errors import EngineAway, UserError
-from backend.events import (
-    ActionDone,
-    ActionFailed,
-    Done,
-    Event,
-    ExtensionsFare,
-    Failed,
-    HookRuns,
-    ImageSaved,
-    Note,
-    Planned,
-    Ready,
-    Residents,
-    Step,
-)
+from backend.events import ActionDone, ActionFailed, Event, ExtensionsFare, HookRuns, Ready, Residents
 from backend.records.job_rows import Job
 from backend.records.jobs import JobStore
 from backend.request import request_to_json
 from webui.acting import Acting
 from webui.channel import EngineExit, EngineProcess
 from webui.extending import Hold
+from webui.handover import EngineHandedOver
 from webui.live import Live
 from webui.patience import Patience
-from webui.running_job import MAX_ATTEMPTS, RunningJob, fault_of
+from webui.running_job import MAX_ATTEMPTS, RunningJob, fault_of, heed
 
 log = logging.getLogger(__name__)
 
@@ -100,20 +87,35 @@ class Dispatcher:
         self._renew = False  # the engine is to be started anew when no job runs ...
         self._closed_at: float | None = None  # ... and has been asked to end
 
-    def start(self, *, feed: bool = True) -> None:
+    def start(self, *, feed: bool = True, handed: EngineHandedOver | None = None) -> None:
         """Start the engine and, from a thread of our own, serve it; jobs of a former process wait again.
 
         Args:
             feed: whether jobs are handed to it already, or not before ``feed`` is called.
+            handed: go on with this engine; what it tells is heeded when extensions can be told, after ``feed``.
         """
         self._feeds = feed
-        self._store.requeue_running(MAX_ATTEMPTS)
-        self._start_engine()
-        self._thread.start()
+        if handed is not None:
+            self._adopt(handed)
+        else:
+            self._store.requeue_running(MAX_ATTEMPTS)
+            self._start_engine()
+        if feed or handed is None:
+            self._thread.start()
+
+    def hand_over(self) -> EngineHandedOver | None:
+        """End the thread, and leave the engine at its work for another process image to ``start`` with.
+
+        None: there is no engine that could go on; it has been ended, and its job waits again.
+        """
+        answer: Future[EngineHandedOver | None] = Future()
+        self._mail.put(partial(self._hand_over, answer))
+        return answer.result()
 
     def stop(self) -> None:
-        """End the engine and the thread; a job at hand waits again in the store."""
+        """End the engine and the thread; a job at hand waits again in the store. After ``hand_over`` nothing."""
         self._mail.put(self._stop)
+        self._begin()
         self._thread.join(self._patience.stop + 5)
 
     def feed(self, choose: Choose | None) -> None:
@@ -123,6 +125,11 @@ class Dispatcher:
             self._feeds, self._choose = True, choose
 
         self._mail.put(begin)
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
 
     def wake(self) -> None:
         """A job was submitted, or the next one may be another than before."""
@@ -131,6 +138,11 @@ class Dispatcher:
     def renew(self) -> None:
         """Start the engine anew as soon as no job runs: it reads its extensions when it starts."""
         self._mail.put(self._plan_renewal)
+
+    @property
+    def acts(self) -> bool:
+        """Whether an action of a panel is waited for."""
+        return len(self._acting) > 0
 
     def cancel(self, job_id: str) -> None:
         """Pass a cancel on to the engine, if this job is the one at hand."""
@@ -152,16 +164,19 @@ class Dispatcher:
                 message = self._mail.get(timeout=self._seconds_to_deadline())
             except queue.Empty:
                 message = self._look_at_clock
-            try:
-                message()
-                self._feed()
-            except UserError as error:  # the store cannot be written: a full disk, mostly
-                log.error("%s", error)
-                self._live.trouble(str(error))
-                self._feed_at = self._clock() + self._patience.store
-                self._store_behind = True
-            except Exception:
-                log.exception("a fault in the dispatcher")  # it must go on: no job would run any more
+            self._heed(message)
+
+    def _heed(self, message: Callable[[], None]) -> None:
+        try:
+            message()
+            self._feed()
+        except UserError as error:  # the store cannot be written: a full disk, mostly
+            log.error("%s", error)
+            self._live.trouble(str(error))
+            self._feed_at = self._clock() + self._patience.store
+            self._store_behind = True
+        except Exception:
+            log.exception("a fault in the dispatcher")  # it must go on: no job would run any more
 
     # -- the engine process
 
@@ -172,15 +187,18 @@ class Dispatcher:
         self._started = self._clock()
         self._live.engine_starting()
         try:
-            self._process = EngineProcess(
-                self._command,
-                self._environment,
-                on_event=lambda process, event: self._mail.put(partial(self._event, process, event)),
-                on_exit=lambda process, end: self._mail.put(partial(self._exit, process, end)),
+            self._process = EngineProcess.start(
+                self._command, self._environment, on_event=self._told_event, on_exit=self._told_exit
             )
         except OSError as error:
             self._process = None
             self._plan_restart(f"The engine process cannot be started ({error.strerror}).")
+
+    def _told_event(self, process: EngineProcess, event: Event) -> None:
+        self._mail.put(partial(self._event, process, event))
+
+    def _told_exit(self, process: EngineProcess, end: EngineExit) -> None:
+        self._mail.put(partial(self._exit, process, end))
 
     def _exit(self, process: EngineProcess, end: EngineExit) -> None:
         if process is not self._process:
@@ -234,6 +252,36 @@ class Dispatcher:
         # Not the engine's fault: the job may be tried as often as before.
         self._store.requeue_running(max_attempts=2**31)
 
+    # -- from one process image to the next
+
+    def _hand_over(self, answer: Future[EngineHandedOver | None]) -> None:
+        self._stopping = True
+        self._acting.fail_all("The page is started anew.")
+        process, can_go_on = self._process, self._ready and self._closed_at is None and not self._hung
+        handle = process.let_go(self._patience.stop) if process is not None and can_go_on else None
+        while not self._mail.empty():  # what it has told before it was let go, or that it has ended
+            self._heed(self._mail.get())
+        if handle is None or self._process is None:
+            self._stop()
+            answer.set_result(None)
+            return
+        job, slowest = (self._running.job.id, self._running.slowest) if self._running is not None else (None, 0.0)
+        live = self._live.to_json()
+        answer.set_result(
+            EngineHandedOver(handle=handle, job=job, slowest=slowest, hook=self._hook, renew=self._renew, live=live)
+        )
+
+    def _adopt(self, handed: EngineHandedOver) -> None:
+        now = self._clock()
+        self._process = EngineProcess.adopt(handed.handle, on_event=self._told_event, on_exit=self._told_exit)
+        self._ready, self._started, self._hook, self._renew = True, now, handed.hook, handed.renew
+        self._live.take(handed.live)
+        if handed.job is not None:
+            job = self._store.get(handed.job)
+            self._running = RunningJob(job=job, heard=now, slowest=handed.slowest)
+            if job.cancel_requested:  # meanwhile
+                self._process.cancel(job.id)
+
     # -- actions
 
     def _act(
@@ -241,7 +289,7 @@ class Dispatcher:
     ) -> None:
         action = uuid.uuid4().hex
         try:
-            if self._process is None or not self._ready or self._closed_at is not None:
+            if self._process is None or not self._ready or self._closed_at is not None or self._stopping:
                 raise EngineAway("The engine is not up at the moment.", "Try again in a moment.")
             self._acting.add(action, answer, seconds)
             self._process.send_action(action, panel, name, request)
@@ -307,41 +355,12 @@ class Dispatcher:
                 self._job_event(self._running, event)
 
     def _job_event(self, running: RunningJob, event: Event) -> None:
-        job = running.job
-        match event:
-            case Planned():
-                if event.plan.seconds is not None and event.plan.model_calls:
-                    running.slowest = event.plan.seconds / event.plan.model_calls
-                self._live.planned(job.id, event.plan)
-            case Step():
-                if running.stepped is not None and event.step > 1:
-                    running.slowest = max(running.slowest, running.heard - running.stepped)
-                running.stepped = running.heard
-                self._live.step(event)
-            case Note():
-                self._store.add_note(job.id, event.text)
-            case ImageSaved():
-                self._live.picture_made()
-                self._store.add_image(
-                    job.id,
-                    index=event.index,
-                    path=event.path,
-                    seed=event.seed,
-                    width=event.width,
-                    height=event.height,
-                    parameters=event.parameters,
-                )
-            case Done():
-                self._deaths = 0
-                self._end(partial(self._store.finish, job.id, attempt=job.attempts))
-            case Failed():
-                self._deaths = 0
-                self._end(partial(self._store.fail, job.id, event, attempt=job.attempts))
-
-    def _end(self, write: Callable[[], bool]) -> None:
-        self._running = None
-        self._live.over()
-        write()
+        end = heed(running, event, self._store, self._live)
+        if end is not None:
+            self._deaths = 0
+            self._running = None
+            self._live.over()
+            end()
 
     # -- the clock
 

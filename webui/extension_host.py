@@ -56,10 +56,14 @@ class ExtensionHost:
     Args:
         plugins: loaded; registries are asked here, once.
         watch: its guard.
+        approved: hashes of the folders that were approved before they were loaded, by name.
     """
 
-    def __init__(self, plugins: Plugins, watch: Watch, studio: Studio, deadlines: Deadlines) -> None:
+    def __init__(
+        self, plugins: Plugins, watch: Watch, studio: Studio, deadlines: Deadlines, approved: Mapping[str, str]
+    ) -> None:
         self.plugins = plugins
+        self._approved = approved
         self._deadlines = deadlines
         self._watch = watch
         self._views = {name: StudioView(studio, name) for name in plugins.extensions}
@@ -89,12 +93,17 @@ class ExtensionHost:
         plugins = Plugins(hookspecs, "web", watch)
         approvals = Approvals(settings.approvals)
         watch.blame(approvals)
+        approved = approvals.read()["on"]
         if not settings.no_extensions:
             watch.starting = True
             diary = settings.data_dir / ".importing-web"
             plugins.load(bundled_folder(), settings.extension_folders, approvals, diary)
             watch.starting = False
-        return cls(plugins, watch, studio, deadlines)
+        return cls(plugins, watch, studio, deadlines, approved)
+
+    def approved(self, owner: str) -> str:
+        """The hash of the folder whose code runs here; that of what ships with Easel is ""."""
+        return self._approved.get(owner, "")
 
     def is_on(self, owner: str) -> bool:
         """Whether its hooks are still to be called."""
@@ -114,7 +123,7 @@ class ExtensionHost:
         """How each extension with a web side fares here."""
         found = [extension for extension in self.plugins.extensions.values() if extension.found.manifest is not None]
         return [
-            extension.to_json()
+            extension.to_json() | {"approved": self.approved(extension.name)}
             for extension in found
             if extension.found.manifest is not None and extension.found.manifest.web is not None
         ]

@@ -13,6 +13,12 @@ from backend.errors import BadRequest, NotFound, unknown_name
 from backend.manifest import Found, bundled_folder, find_extensions
 from backend.settings import Settings
 
+#: What the page's process says of an extension that came after its start.
+NOT_LOADED: Mapping[str, Any] = {
+    "status": "new", "reason": "", "detail": "", "hooks": [], "hook_seconds": {}, "hook_calls": {},
+    "import_seconds": 0.0, "failures": 0, "approved": "",
+}  # fmt: skip
+
 
 def extension_rows(
     settings: Settings,
@@ -31,12 +37,13 @@ def extension_rows(
     approvals = Approvals(settings.approvals)
     by_name = {str(row.get("name")): row for row in reported}
     here = {str(row.get("name")): row for row in web}
-    rows = [
-        _row(found, approvals, settings, by_name.get(found.name), pictures) | {"web": None} for found in _all(settings)
-    ]
-    for row in rows:
-        if row["name"] in here:
-            row["web"] = _web_part(str(row["status"]), here[row["name"]])
+    approved, rows = approvals.read()["on"], []
+    for found in _all(settings):
+        row = _row(found, approvals, settings, by_name.get(found.name), pictures) | {"web": None}
+        if found.name in here or (found.manifest is not None and found.manifest.web is not None):
+            told = here.get(found.name, NOT_LOADED)
+            row["web"] = _web_part(str(row["status"]), told, approved.get(found.name, ""))
+        rows.append(row)
     return sorted(rows, key=lambda row: (not row["bundled"], row["name"]))
 
 
@@ -77,15 +84,15 @@ def _all(settings: Settings) -> Iterable[Found]:
     return find_extensions(bundled_folder(), settings.extension_folders)
 
 
-def _web_part(status: str, told: Mapping[str, Any]) -> dict[str, Any]:
+def _web_part(status: str, told: Mapping[str, Any], approved: str) -> dict[str, Any]:
     """What an extension does in the page's process, and whether that is what the user wants by now."""
     kept = ("status", "reason", "detail", "hooks", "hook_seconds", "hook_calls", "import_seconds", "failures")
     part = {key: told[key] for key in kept}
     if told["status"] not in {"on", "failed"}:  # why it does not run stands in the row itself, and may be over
         part |= {"reason": "", "detail": ""}
-    part["pending"] = (status in {"on", "failed"}) != (told["status"] in {"on", "failed"}) or bool(
-        part["hooks"] and told["status"] == "off"  # its tabs are still there
-    )
+    runs, wanted = told["status"] in {"on", "failed"}, status in {"on", "failed"}
+    is_old = runs and told["approved"] != approved  # it has been changed and approved again since
+    part["pending"] = wanted != runs or is_old or bool(part["hooks"] and told["status"] == "off")  # tabs still there
     return part
 
 

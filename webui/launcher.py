@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO
 
 NOT_OUR_FAULT = 2  # exit code of the web process for what only the user can mend: starting again would not help
+START_AGAIN = 71  # exit code of a web process that could not replace itself: it wants to be started again at once
 ENDED_WELL = 70  # exit code of a web process that was told to end: code in an extension may call os._exit(0)
 LONG_LIFE = 60.0  # seconds after which a death counts as the first one again
 MAX_QUICK_DEATHS = 5
@@ -54,16 +55,19 @@ class Launcher:
 
     def run(self) -> int:
         """Start and watch until the child ends for good; returns the exit code for our own process."""
-        deaths = 0
+        deaths, command = 0, self._command
         while True:
             started = time.monotonic()
-            code = self._run_once(self._again if deaths else self._command)
+            code = self._run_once(command)
             if self._stopping.is_set():
                 return 0
             if code == self._ended_well:
                 return 0
             if code == NOT_OUR_FAULT:
                 return code
+            if code == START_AGAIN:
+                command = self._again
+                continue
             deaths = 1 if time.monotonic() - started > LONG_LIFE else deaths + 1
             if deaths >= MAX_QUICK_DEATHS:
                 self._say(f"easel: the web process died {deaths} times in a row ({_cause(code)}); giving up.")
@@ -72,6 +76,7 @@ class Launcher:
             self._say(f"easel: the web process died ({_cause(code)}); starting it again in {pause:g} s.")
             if self._stopping.wait(pause):
                 return 0
+            command = self._again
 
     def stop(self) -> None:
         """End the child: at first by closing its stdin, on a second call or after a grace time by force."""

@@ -1,4 +1,7 @@
-"""How much a request may bring: bodies are counted as they arrive, chunked ones too, and may not dawdle."""
+"""How much a request may bring: bodies are counted as they arrive, chunked ones too, and may not dawdle.
+
+One that is still on its way when the page is started anew is refused, so that nobody waits for its end.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,29 @@ MAX_BODY = 64 * 2**20
 MAX_JSON = 2**20
 MAX_UPLOAD = 32 * 2**20 + 2**16  # 32 MiB of picture and what multipart wraps around it
 UPLOADS = ("/api/v1/inputs", "/api/v1/read", "/gradio_api/upload")
+ENDLESS = "/gradio_api/heartbeat/"  # gradio's page listens to it as long as it is open
 SLOWEST = 60.0  # seconds until the next piece of a body must have come
 
 
 class Limits:
-    """ASGI middleware: 413 for a body that is too big for its kind, 408 for one that does not come."""
+    """ASGI middleware: 413 for a body that is too big for its kind, 408 for one that does not come.
 
-    def __init__(self, app: ASGIApp, *, slowest: float = SLOWEST) -> None:
+    Args:
+        leaving: set when the server ends to be started anew: 503 for a body that is not whole.
+    """
+
+    def __init__(self, app: ASGIApp, *, slowest: float = SLOWEST, leaving: asyncio.Event | None = None) -> None:
         self._app = app
         self._slowest = slowest
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one exchange on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, _limit(scope), self._slowest)
+        exchange = _Exchange(receive, send, _limit(scope), self._slowest, self._leaving or asyncio.Event())
+        exchange.is_endless = scope["path"].startswith(ENDLESS)
         if exchange.is_too_big(_announced(scope)):
             await exchange.refuse(413)
             return
@@ -47,11 +57,13 @@ class Limits:
 class _Exchange:
     """One request and its answer; after a refusal the application hears of a disconnect and speaks to nobody."""
 
-    def __init__(self, receive: Receive, send: Send, limit: int, slowest: float) -> None:
+    def __init__(self, receive: Receive, send: Send, limit: int, slowest: float, leaving: asyncio.Event) -> None:
         self._receive = receive
         self._send = send
         self._limit = limit
         self._slowest = slowest
+        self._leaving = leaving
+        self.is_endless = False  # the answer: it is cut when the server leaves
         self._count = 0
         self._body_is_whole = False
         self._answered = False
@@ -63,12 +75,11 @@ class _Exchange:
     async def receive(self) -> Message:
         if self.refused:
             return {"type": "http.disconnect"}
-        if self._body_is_whole:
+        if self._body_is_whole and not self.is_endless:
             return await self._receive()
-        try:
-            message = await asyncio.wait_for(self._receive(), self._slowest)
-        except TimeoutError:
-            await self.refuse(408)
+        message = await self._next(None if self._body_is_whole else self._slowest)
+        if message is None:
+            await self.refuse(503 if self._leaving.is_set() else 408)
             return {"type": "http.disconnect"}
         if message["type"] == "http.request":
             self._count += len(message.get("body", b""))
@@ -77,6 +88,16 @@ class _Exchange:
                 await self.refuse(413)
                 return {"type": "http.disconnect"}
         return message
+
+    async def _next(self, seconds: float | None) -> Message | None:
+        """What comes next; None: nothing did in time, or before the server leaves."""
+        coming, leaving = asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({coming, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return coming.result() if coming.done() else None
+        finally:
+            coming.cancel()
+            leaving.cancel()
 
     async def send(self, message: Message) -> None:
         if not self.refused:
@@ -87,11 +108,11 @@ class _Exchange:
         self.refused = True
         if self._answered:
             return
-        if status == 413:
-            what = f"The request is bigger than {_size(self._limit)}."
-            todo = "Send less: a smaller picture, a shorter text."
-        else:
-            what, todo = f"The rest of the request did not come within {self._slowest:g} seconds.", "Send it again."
+        what, todo = {
+            413: (f"The request is bigger than {_size(self._limit)}.", "Send less: a smaller picture, a shorter text."),
+            408: (f"The rest of the request did not come within {self._slowest:g} seconds.", "Send it again."),
+            503: ("The page is being started again.", "Send it again in a moment."),
+        }[status]
         start, body = json_answer(status, {"code": "bad_request", "what": what, "todo": todo, "field": None})
         # What is left of the body is not read: the connection cannot serve another request.
         start["headers"] = [*start["headers"], (b"connection", b"close")]

@@ -6,8 +6,8 @@ Written by the dispatcher's thread, read by request handlers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from backend.events import Plan, Ready, Residents, Step
@@ -69,6 +69,20 @@ class Live:
     def plan(self, job_id: str) -> str | None:
         """What the engine told before it ran this job."""
         return self._plans.get(job_id)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for another process image that goes on with the engine."""
+        progress = None if self._progress is None else [self._progress[0], asdict(self._progress[1])]
+        return {"engine": asdict(self._engine), "progress": progress, "plans": self._plans, "fares": self._fares}
+
+    def take(self, told: Mapping[str, Any]) -> None:
+        """Go on from what ``to_json`` of a former one told."""
+        with self._lock:
+            self._engine = EngineView(**{**told["engine"], "residents": tuple(told["engine"]["residents"])})
+            self._progress = told["progress"] and (told["progress"][0], Progress(**told["progress"][1]))
+            self._plans = dict(told["plans"])
+            self._fares = (tuple(told["fares"][0]), told["fares"][1])
+            self._version += 1
 
     @property
     def extensions(self) -> tuple[tuple[dict[str, Any], ...], int]:

@@ -6,6 +6,7 @@ becomes of it is observed by our own script (assets/), which polls /api/v1/state
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 from collections.abc import Callable, Mapping
@@ -33,9 +34,24 @@ if TYPE_CHECKING:
 HIDDEN = ("init_image", "mask", "key")
 
 
-def mount_options() -> dict[str, Any]:
-    """Keyword arguments for ``gr.mount_gradio_app`` that make the look: theme, styles and scripts."""
-    return {"theme": theme(), "head": head(help_texts(), groups_json())}
+def mount_options(page: str = "") -> dict[str, Any]:
+    """Keyword arguments for ``gr.mount_gradio_app`` that make the look: theme, styles and scripts.
+
+    Args:
+        page: what the scripts know their page by (``page_identity``).
+    """
+    return {"theme": theme(), "head": head({**_told(), "page": page})}
+
+
+def _told() -> dict[str, Any]:
+    """What the scripts are told: the fields' help texts, and the groups that panels may adopt."""
+    return {"helps": help_texts(), "groups": groups_json()}
+
+
+def page_identity(host: ExtensionHost) -> str:
+    """Another one whenever scripts or extensions' tabs are others: an open page then loads itself anew."""
+    drawn = [head(_told()), *(f"{tab.owner} {host.approved(tab.owner)}" for tab in host.tabs)]
+    return hashlib.sha256("\n".join(drawn).encode()).hexdigest()[:16]
 
 
 def build_page(studio: Studio, host: ExtensionHost | None = None) -> gr.Blocks:
@@ -46,17 +62,20 @@ def build_page(studio: Studio, host: ExtensionHost | None = None) -> gr.Blocks:
         hidden: dict[str, Control] = {
             name: gr.Textbox(visible="hidden", elem_id=f"easel_{name}", label=name, container=False) for name in HIDDEN
         }
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tab_row:
             built = [module.build(studio, checkpoint) for module in (txt2img, img2img, inpaint)]
             png_info.build()
             models.build()
             extensions.build()
-            if host is not None:
-                draw_tabs(host, page)
         tabs = {tab.name: tab for tab in built}
         for tab in built:
             _wire_tab(tab, studio, bar, hidden)
         _wire_bridge(Bridge(studio, bar.fields, tabs), bar)
+        if host is not None:
+            # Last, so that our own events have the same numbers whatever extensions there are: a page that is older
+            # than its server can still press Generate.
+            with tab_row:
+                draw_tabs(host, page, numbered_from=int(page_identity(host), 16) % 10**6 * 1000)
     return page
 
 

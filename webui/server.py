@@ -25,9 +25,11 @@ from backend.errors import BadRequest, DiskFull
 from backend.settings import Settings
 from webui.gradio_start import prepare_gradio
 from webui.guard import Policy
+from webui.handover import HandedOver, take
 from webui.hook_calls import Deadlines
 from webui.launcher import ENDED_WELL
 from webui.options import SentenceCommand, settings_from, settings_options
+from webui.renewal import OPTION, Renewal, hand_over, start_anew
 from webui.studio import ENGINE_COMMAND, Studio
 
 if TYPE_CHECKING:
@@ -41,9 +43,11 @@ NOISY = ("httpx", "httpcore", "asyncio", "PIL", "multipart", "python_multipart",
 @settings_options()
 @click.option("--autolaunch", is_flag=True)
 @click.option("--stop-with-stdin", is_flag=True, hidden=True)
-def serve(autolaunch: bool, stop_with_stdin: bool, **given: object) -> None:
+@click.option(OPTION, type=int, hidden=True)
+def serve(autolaunch: bool, stop_with_stdin: bool, handed_over: int | None, **given: object) -> None:
     """Answer on the port until told to stop; wrong settings, a taken port or data folder end with a sentence."""
-    run(settings_from(given), autolaunch=autolaunch, stop_with_stdin=stop_with_stdin)
+    handed = None if handed_over is None else take(handed_over)
+    run(settings_from(given), autolaunch=autolaunch, stop_with_stdin=stop_with_stdin, handed=handed)
     if stop_with_stdin:
         sys.exit(ENDED_WELL)
 
@@ -55,20 +59,25 @@ def run(
     autolaunch: bool = False,
     stop_with_stdin: bool = False,
     deadlines: Deadlines | None = None,
+    handed: HandedOver | None = None,
 ) -> None:
     """Serve until told to stop, with ``command`` as the engine process.
 
     Args:
+        stop_with_stdin: there is a launcher, which holds the other end of our stdin.
         deadlines: of extensions.
+        handed: by the former image of this process, which wished to be started anew: its port and its engine.
     Raises:
         UserError: wrong settings, a taken port or data folder.
     """
     gc.disable()  # while modules load there is nothing to free: a tenth of the time until the page answers
     check(settings)
     start_logging(settings.data_dir)
-    listener = bind(settings)
-    studio = Studio(settings, command=command)
-    studio.start(feed=False)
+    listener = bind(settings) if handed is None else handed.listener()
+    port = listener.dup()  # the server closes its own when it ends
+    engine = None
+    studio = Studio(settings, command=command, renewal=Renewal() if stop_with_stdin else None)
+    studio.start(feed=False, handed=None if handed is None else handed.engine)
     try:
         server = build_server(studio, autolaunch=autolaunch, deadlines=deadlines)
         gc.freeze()  # what is there now stays
@@ -76,8 +85,12 @@ def run(
         if stop_with_stdin:
             threading.Thread(target=_stop_with_stdin, args=[server], name="stdin", daemon=True).start()
         server.run(sockets=[listener])
+        is_renewed = studio.renewal is not None and studio.renewal.leaving.is_set()
+        engine = hand_over(studio) if is_renewed else None
     finally:
         studio.close()
+    if is_renewed:
+        start_anew(port.fileno(), engine)
 
 
 def check(settings: Settings) -> None:
@@ -118,7 +131,7 @@ def build_server(studio: Studio, *, autolaunch: bool, deadlines: Deadlines | Non
 
     from webui.app import build_app
     from webui.extension_host import ExtensionHost
-    from webui.page import build_page, mount_options
+    from webui.page import build_page, mount_options, page_identity
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -127,9 +140,10 @@ def build_server(studio: Studio, *, autolaunch: bool, deadlines: Deadlines | Non
 
     host = ExtensionHost.load(studio, deadlines)
     page = build_page(studio, host)
+    studio.page = page_identity(host)
     studio.extend(host)
     config = uvicorn.Config(
-        build_app(studio, page, mount_options(), host),
+        build_app(studio, page, mount_options(studio.page), host),
         log_config=None,
         access_log=False,  # addresses may hold the token
         proxy_headers=False,
@@ -137,7 +151,10 @@ def build_server(studio: Studio, *, autolaunch: bool, deadlines: Deadlines | Non
         ws="none",  # gradio 6 speaks server-sent events
         timeout_graceful_shutdown=3,
     )
-    return Server(config)
+    server = Server(config)
+    if studio.renewal is not None:
+        studio.renewal.of(server)
+    return server
 
 
 def start_logging(data_dir: Path) -> None:

@@ -10,13 +10,12 @@ import os
 import random
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import BadRequest, NotFound
+from backend.errors import BadRequest, EngineAway, NotFound
 from backend.formats.configs import CheckpointInfo
 from backend.records.axes import swept
 from backend.records.catalog import Catalog
@@ -38,19 +37,22 @@ from backend.text.embeddings import EmbeddingWords, embedding_words
 from webui.dispatcher import Dispatcher, Patience
 from webui.extension_list import extension_rows, leave_out, switch_extension
 from webui.input_keeper import InputKeeper
-from webui.job_facts import image_json, job_json
+from webui.job_facts import image_json
 from webui.live import Live
 from webui.model_facts import model_json
 from webui.model_watch import ModelWatch
+from webui.told_jobs import SHOWN_JOBS, ToldJobs
 
 if TYPE_CHECKING:
     from webui.extension_host import ExtensionHost
+    from webui.handover import EngineHandedOver
+    from webui.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
 # -P: a torch.py in the folder that one stands in is not imported
 ENGINE_COMMAND = (sys.executable, "-P", "-m", "backend.engine.worker")
-SHOWN_JOBS = 30
+BY_HAND = "end it with Ctrl+C where it was started, and start it again"
 SWEEP_SECONDS = 6 * 3600.0
 
 
@@ -59,14 +61,24 @@ class Studio:
 
     Args:
         command: the engine process; a test gives another one.
+        renewal: how the web process is started anew; None: it cannot be.
+    Attributes:
+        page: tells one page, as it was drawn, from another; "" before one is.
     Raises:
         DataUnusable, DiskFull: the data folder cannot be used, or another Easel uses it.
     """
 
     def __init__(
-        self, settings: Settings, *, command: Sequence[str] = ENGINE_COMMAND, patience: Patience | None = None
+        self,
+        settings: Settings,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        patience: Patience | None = None,
+        renewal: Renewal | None = None,
     ) -> None:
         self.settings = settings
+        self.renewal = renewal
+        self.page = ""
         recover_folders(settings.extension_folders[0])  # of an installation that was killed
         self.store = JobStore(settings.database)
         self.live = Live()
@@ -79,7 +91,7 @@ class Studio:
         self._registry = load_registry(self._registry_file)
         self._registries = 0  # that were taken
         self._host: ExtensionHost | None = None
-        self._told: OrderedDict[str, dict[str, Any]] = OrderedDict()  # finished jobs as JSON: they do not change
+        self._jobs = ToldJobs(self.store, self.live)
         self._snapshot_lock = threading.Lock()
         self._snapshot: dict[str, Any] = {"version": -1}
         self._dispatcher = Dispatcher(
@@ -96,13 +108,14 @@ class Studio:
             self.catalog.files, is_busy=self._has_work, hashing=settings.hash_models == "when idle"
         )
 
-    def start(self, *, feed: bool = True) -> None:
+    def start(self, *, feed: bool = True, handed: EngineHandedOver | None = None) -> None:
         """Start the engine process and hand it jobs; look for models; sweep up, now and every few hours.
 
         Args:
             feed: False: jobs wait until ``extend`` is called.
+            handed: go on with this engine.
         """
-        self._dispatcher.start(feed=feed)
+        self._dispatcher.start(feed=feed, handed=handed)
         self._watch.start()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
@@ -111,6 +124,10 @@ class Studio:
         self._host = host
         self.store.on_change = host.changed
         self._dispatcher.feed(host.pick if host.picks else None)
+
+    def hand_over(self) -> EngineHandedOver | None:
+        """Let the engine and its job go on without us; to be followed by ``close``. None: there is none to go on."""
+        return self._dispatcher.hand_over()
 
     def close(self) -> None:
         """End the engine; what waits or runs is done after the next start."""
@@ -165,6 +182,7 @@ class Studio:
                 engine = dataclasses.asdict(self.live.engine)
                 self._snapshot = {
                     "version": version,
+                    "page": self.page,
                     "engine": engine,
                     "models": self.catalog.files.version,
                     "registry": _digest(self._registry),
@@ -174,12 +192,11 @@ class Studio:
 
     def jobs_json(self, limit: int) -> list[dict[str, Any]]:
         """The newest ``limit`` jobs as the snapshot has them."""
-        places = self._places()
-        return [self._job_json(job, places.get(job.id)) for job in self.store.list(limit)]
+        return self._jobs.newest(limit)
 
     def job_json(self, job_id: str) -> dict[str, Any]:
         """One job as the snapshot has it. Raises ``NotFound``."""
-        return self._job_json(self.store.get(job_id), self._places().get(job_id))
+        return self._jobs.one(job_id)
 
     def image(self, image_id: str) -> tuple[JobImage, Path]:
         """A picture of the history and its file, which lies in the outputs folder for sure. Raises ``NotFound``."""
@@ -229,7 +246,7 @@ class Studio:
 
     def switch_extension(self, name: str, *, on: bool) -> dict[str, Any]:
         """Approve an extension or switch it off, and start the engine anew when no job runs. Raises ``UserError``."""
-        found = switch_extension(self.settings, name, on=on)
+        switch_extension(self.settings, name, on=on)
         if self._host is not None and not on:
             self._host.switched_off(name)
         busy = bool(self.store.list(1, states=("running",)))
@@ -237,9 +254,27 @@ class Studio:
         when = "when the job at hand is finished" if busy else "now"
         row = next(row for row in self.extensions_json() if row["name"] == name)
         told = f"{name} is {'on' if on else 'off'}. The engine is started anew {when}."
-        if found.manifest is not None and found.manifest.web is not None:
-            told += " What it has in the page follows when Easel is started again."
+        if row["web"] is not None and row["web"]["pending"]:
+            told += f" What it has in the page follows when {self._after_which()}."
         return {"extension": row, "told": told}
+
+    def renew_page(self) -> str:
+        """Start this process anew as soon as no action is at work; the engine and its job go on. What to tell.
+
+        To be called in the server's event loop.
+
+        Raises:
+            BadRequest: there is no launcher to watch over it.
+        """
+        if self.renewal is None:
+            raise BadRequest("This Easel was started without its launcher.", f"For what is new in the page {BY_HAND}.")
+        self.renewal.ask(lambda: self._dispatcher.acts)
+        if self._dispatcher.acts:
+            return "The page is started again as soon as the action of a panel has answered; jobs go on."
+        return "The page is started again; jobs go on."
+
+    def _after_which(self) -> str:
+        return "you press Restart the page" if self.renewal is not None else f"Easel is started again: {BY_HAND}"
 
     def act(self, panel: str, name: str, request: GenerationRequest) -> dict[str, Any]:
         """Run an action of a panel in the engine, beside the job at hand, and wait for what it gives.
@@ -251,6 +286,8 @@ class Studio:
             UserError: the request cannot be used, the engine is away, or the action failed.
         """
         seconds = action_seconds(self._registry, panel, name)
+        if self.renewal is not None and self.renewal.is_asked:
+            raise EngineAway("The page is being started again.", "Try again in a moment.")
         if panel not in request.extensions:
             request = dataclasses.replace(request, extensions={**request.extensions, panel: {}})
         self._keeper.check_room()  # it may give a picture
@@ -335,20 +372,6 @@ class Studio:
                 "Send a mask of the init image's size.",
                 field="mask",
             )
-
-    def _places(self) -> dict[str, int]:
-        return {job_id: place for place, job_id in enumerate(self.store.queue(), start=1)}
-
-    def _job_json(self, job: Job, position: int | None) -> dict[str, Any]:
-        if job.is_finished and job.id in self._told:
-            return self._told[job.id]
-        progress = self.live.progress(job.id) if job.state == "running" else None
-        told = job_json(job, position=position, progress=progress, plan=self.live.plan(job.id))
-        if job.is_finished:
-            self._told[job.id] = told
-            while len(self._told) > 2 * SHOWN_JOBS:
-                self._told.popitem(last=False)
-        return told
 
     def _take_registry(self, registry: dict[str, Any]) -> None:
         if is_registry(registry):

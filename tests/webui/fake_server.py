@@ -7,19 +7,24 @@ from pathlib import Path
 
 import click
 
+from webui.handover import take
 from webui.hook_calls import Deadlines
 from webui.launcher import ENDED_WELL
 from webui.options import SentenceCommand, settings_from, settings_options
+from webui.renewal import OPTION
 from webui.server import run
 
 
 @click.command(cls=SentenceCommand)
 @settings_options()
 @click.option("--start-seconds", type=float, default=30.0)
-def main(start_seconds, **given):
+@click.option(OPTION, type=int)
+def main(start_seconds, handed_over, **given):
     engine = Path(__file__).with_name("fake_engine.py")
     command = [sys.executable, str(engine)]
-    run(settings_from(given), command=command, stop_with_stdin=True, deadlines=Deadlines(start=start_seconds))
+    handed = None if handed_over is None else take(handed_over)
+    deadlines = Deadlines(start=start_seconds)
+    run(settings_from(given), command=command, stop_with_stdin=True, deadlines=deadlines, handed=handed)
     sys.exit(ENDED_WELL)
 
 

@@ -106,7 +106,7 @@ def test_parameters_text_fills_fields_and_names_what_is_left(studio):
 def test_head_cannot_be_broken_out_of():
     from webui.parts.look import head
 
-    made = head({"prompt": "</script><script>alert(1)</script>"}, [{"label": "</script>"}])
+    made = head({"helps": {"prompt": "</script><script>alert(1)</script>"}, "groups": [{"label": "</script>"}]})
     assert "</script><script>alert" not in made
     assert made.count("</script>") == 1
 

@@ -54,7 +54,7 @@
     const body = isJson ? await answer.json() : null;
     if (!answer.ok) {
       const words = body && body.what ? `${body.what} ${body.todo || ""}`.trim() : `The server answered ${answer.status}.`;
-      throw new Error(words);
+      throw Object.assign(new Error(words), { code: body && body.code });
     }
     return body;
   };
@@ -66,7 +66,15 @@
     });
 
   // A picture's bytes, kept by the server: {sha256, width, height, notes}.
-  easel.storeInput = (body) => easel.api("inputs", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body });
+  easel.uploads = 0; // on their way
+  easel.storeInput = async (body) => {
+    easel.uploads += 1;
+    try {
+      return await easel.api("inputs", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body });
+    } finally {
+      easel.uploads -= 1;
+    }
+  };
 
   easel.toast = (text, kind) => {
     let box = document.getElementById("easel_toasts");

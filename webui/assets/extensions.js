@@ -33,7 +33,7 @@
       web.reason && web.reason !== row.reason ? note(`In the page: ${web.reason}`, troubled ? "model-problem" : "extension-reason") : null,
       hooks(web, "Easel's"),
       web.hooks.length ? note(`In the page: ${told.join(", ")}`) : null,
-      web.pending ? note("What it has in the page follows when Easel is started again.") : null,
+      web.pending ? note("What it has in the page follows when the page is started again.") : null,
       detail(web),
     ];
   }
@@ -72,10 +72,21 @@
       el("div", { class: "extension-buttons" }, ...buttons(row)));
   }
 
+  // What waits for the page to be started anew, and the button for it; without a launcher, what to do instead.
+  function restart(rows, { possible, otherwise }) {
+    const waiting = rows.filter((row) => row.web && row.web.pending).map((row) => row.title);
+    if (!waiting.length) return [];
+    const what = `Not in the page yet as you want it: ${waiting.join(", ")}.`;
+    if (!possible) return [el("span", {}, `${what} Easel was started without its launcher: ${otherwise}.`)];
+    const button = el("button", { type: "button", class: "plain accent", onclick: () => easel.restartPage(button) }, "Restart the page");
+    return [el("span", {}, `${what} Jobs go on meanwhile, and the form comes back.`), button];
+  }
+
   easel.parts.extensions = (element) => {
     const list = el("ul", { class: "extension-list" });
     const trouble = el("div", { class: "model-problem", hidden: true, role: "status" });
-    element.append(el("div", { class: "models-part" }, trouble, list));
+    const bar = el("div", { class: "extension-restart", hidden: true });
+    element.append(el("div", { class: "models-part" }, trouble, bar, list));
     let shown = "", busy = false, again = false, unfinished = 0;
 
     async function look() {
@@ -85,8 +96,12 @@
       }
       busy = true;
       try {
-        const rows = (await easel.api("extensions")).extensions, told = JSON.stringify(rows);
-        if (told !== shown) list.replaceChildren(...(rows.length ? rows.map(card) : [el("li", { class: "empty" }, "No extensions are installed.")]));
+        const answer = await easel.api("extensions"), rows = answer.extensions, told = JSON.stringify(answer);
+        if (told !== shown) {
+          list.replaceChildren(...(rows.length ? rows.map(card) : [el("li", { class: "empty" }, "No extensions are installed.")]));
+          bar.replaceChildren(...restart(rows, answer.restart));
+          bar.hidden = !bar.childElementCount;
+        }
         shown = told;
       } catch (error) {
         if (!error.away) easel.toast(error.message, "error");

@@ -16,6 +16,17 @@
       this.stroke = null;
     }
 
+    // As it was in a picture of it, white where it is to be repainted; there is nothing to be undone in it.
+    fill(image) {
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [this.width, this.height];
+      const context = canvas.getContext("2d");
+      context.drawImage(image, 0, 0);
+      const pixels = context.getImageData(0, 0, this.width, this.height).data;
+      for (let i = 0; i < this.data.length; i += 1) this.data[i] = pixels[4 * i];
+      this.revision += 1;
+    }
+
     get isEmpty() {
       return !this.data.some((value) => value > 0);
     }

@@ -84,6 +84,16 @@
       this.sent = null;
     }
 
+    // The mask that the server has of an earlier page.
+    async showMask(sha256) {
+      const image = new Image();
+      image.src = `/api/v1/inputs/${sha256}`;
+      await image.decode();
+      this.mask.fill(image);
+      this.sent = { revision: this.mask.revision, sha256 };
+      this.#redraw({ x: 0, y: 0, w: this.mask.width, h: this.mask.height });
+    }
+
     async handOver() {
       const picture = await super.handOver();
       if (!picture.init_image || !this.mask || this.mask.isEmpty) return { ...picture, mask: "" };

@@ -54,7 +54,9 @@
       this.holder = el("div", { class: "picture-holder", hidden: true }, this.frame, this.bar);
       easel.acceptDrops(this.holder, (file) => this.take(file));
       element.append(el("div", { class: "picture-box" }, this.zone, this.holder));
-      if (tab) easel.pictures[tab] = this;
+      if (!tab) return;
+      easel.pictures[tab] = this;
+      setTimeout(() => easel.emit("picture box", this)); // when what extends it has been built, too
     }
 
     async takeUrl(url, name) {

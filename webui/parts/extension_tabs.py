@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 HANDLER_SECONDS = 60.0  # what takes longer belongs in a thread of the extension's own, or in a generator
 
 
-def draw_tabs(host: ExtensionHost, page: gr.Blocks) -> None:
-    """Draw every extension's tabs; to be called inside of the page's ``gr.Tabs``."""
+def draw_tabs(host: ExtensionHost, page: gr.Blocks, *, numbered_from: int) -> None:
+    """Draw every extension's tabs; to be called inside of the page's ``gr.Tabs``.
+
+    Args:
+        numbered_from: the number of their first event, if it is above the page's own: another one for other tabs, so
+            that an event of a page that is older than its server is unknown instead of another one's.
+    """
+    page.default_config.fn_id = max(page.default_config.fn_id, numbered_from)
     for owned in host.tabs:
         label, name = owned.spec.label, f"ext_{owned.spec.name}"
         with gr.Tab(label, id=name, elem_id=f"tab_{name}", elem_classes=["extension-tab"]) as tab:

@@ -39,6 +39,7 @@ SCRIPTS = (
     "questions.js",
     "models.js",
     "extensions.js",
+    "renewal.js",
     "t5.js",
     "header.js",
 )
@@ -106,11 +107,11 @@ def theme() -> themes.Base:
     )
 
 
-def head(helps: Mapping[str, str], groups: Sequence[Mapping[str, Any]]) -> str:
-    """Styles, the fields' help texts and groups, and the scripts, in the order in which they build on each other."""
+def head(told: Mapping[str, Any]) -> str:
+    """Styles, what the scripts are told (help texts, groups, the page's identity), and the scripts in their order."""
     styles, scripts = (_sent(names) for names in (STYLES, SCRIPTS))
-    told = json.dumps({"helps": helps, "groups": groups}).replace("<", "\\u003c")
-    return f"<style>\n{styles}</style>\n<script>\nwindow.easel = {told};\n{scripts}</script>"
+    known = json.dumps(dict(told)).replace("<", "\\u003c")
+    return f"<style>\n{styles}</style>\n<script>\nwindow.easel = {known};\n{scripts}</script>"
 
 
 def _sent(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The routes of extensions: the list, on or off, their panels' actions. Nothing is ever installed over HTTP."""
+"""The routes of extensions: the list, on or off, the page with theirs, actions. Nothing is ever installed over HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from backend.errors import BadRequest
 from backend.request import parse_request
 from webui.rest.body import check_names, json_object
-from webui.studio import Studio
+from webui.studio import BY_HAND, Studio
 
 
 class ExtensionRoutes:
@@ -23,7 +23,13 @@ class ExtensionRoutes:
     async def list(self, _request: Request) -> Response:
         """Every extension: version, status and why, hooks, and the time that they take."""
         rows = await run_in_threadpool(self._studio.extensions_json)
-        return JSONResponse({"extensions": rows}, headers={"cache-control": "no-store"})
+        told = {"extensions": rows, "restart": {"possible": self._studio.renewal is not None, "otherwise": BY_HAND}}
+        return JSONResponse(told, headers={"cache-control": "no-store"})
+
+    async def restart(self, request: Request) -> Response:
+        """``{}``: start the page's process anew, so that extensions appear in it; engine and jobs go on."""
+        check_names(await json_object(request), ())
+        return JSONResponse({"told": self._studio.renew_page()}, 202)
 
     async def switch(self, request: Request) -> Response:
         """``{"on": true}`` approves the folder as it is now, ``false`` switches it off; the engine starts anew."""
