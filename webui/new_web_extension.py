@@ -72,7 +72,7 @@ README = """\
 An extension for Easel's page: a tab that counts pictures by checkpoint, and the same as JSON at `/ext/{name}/counts`.
 
 Copy or link this folder into `extensions/` of Easel's data folder, look at it in the Extensions tab and approve it
-(or `easel extension enable {name}`), and start Easel again: tabs and routes are taken in as the page starts.
+(or `easel extension enable {name}`), then press *Restart the page* there: tabs and routes are taken in as it starts.
 
 `easel extension check .` imports it and draws its tab; `pytest` runs the test.
 """

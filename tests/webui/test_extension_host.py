@@ -310,7 +310,7 @@ def test_what_is_switched_on_or_off_since_the_start_is_told(tmp_path):
         for name, on in (("later", True), ("good", False)):
             assert web(here, name)["pending"] is False
             told = here.client.post(f"/api/v1/extensions/{name}", json={"on": on}).json()["told"]
-            assert told.endswith("What it has in the page follows when Easel is started again.")
+            assert "What it has in the page follows when Easel is started again" in told
             assert (web(here, name)["pending"], web(here, name)["reason"]) == (True, "")
         assert here.client.get("/ext/good/heard").status_code == 404
 
