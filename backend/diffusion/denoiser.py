@@ -1,93 +1,50 @@
-"""From a network to ``denoise(x, sigma)``: the branches of a step, guidance, batching, and a watch for NaN."""
+"""From a network to ``denoise(x, sigma)``: the branches of a step, guidance, what patches do to it, a watch for NaN."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from backend.diffusion.branches import Batching, Branch, BranchCalls, Network
 from backend.diffusion.conditioning import Composed, Conditioning, ScheduledConditioning
 from backend.diffusion.guidance import Guidance, Way, combine, guide
-from backend.diffusion.patched import NO_PATCHES, Patched, PatchSet
+from backend.diffusion.patched import NO_PATCHES, PatchSet
 from backend.diffusion.patching import (
     AddBranch,
     AfterGuidance,
     BeforeGuidance,
-    Call,
     ChangeConditioning,
     CombineGuidance,
-    ModelCall,
-    NetworkInputs,
     Outputs,
-    Patch,
 )
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import OnStep, StepState
-from backend.diffusion.weight_sets import NONE_ACTING, Acting, WeightSets, mixed
+from backend.diffusion.weight_sets import WeightSets
 from backend.errors import NanDetected
-
-# network(x, timestep (B,), context or what ``prepare`` made of it, pooled (B, P) or None) -> output; a branch that
-# skips blocks adds ``skip_blocks=``, an argument that a network which cannot do it does not have.
-Network = Callable[..., Tensor]
-Batching = Literal["batched", "two passes"]
-_PREPARED_KEPT = 4  # prepared contexts: [a|b] alternates between two, guidance intervals add cond alone
-
-
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """One evaluation of the network in a step: one prompt, in one way.
-
-    Args:
-        extra: (1 or B, C', h, w) input channels behind those of ``x``; None where the network has none.
-        acting: which of the adapters with a scope are in the weights.
-    """
-
-    way: Way
-    prompt: Conditioning
-    extra: Tensor | None = None
-    acting: Acting = NONE_ACTING
-
-
-class _Prepared(NamedTuple):
-    """Text of one network call: what the network wants, and ``plain``, the tokens from which that was made."""
-
-    context: Any
-    pooled: Tensor | None
-    plain: Tensor
 
 
 class GuidedDenoiser:
     """``denoise(x, sigma) -> denoised`` for one run of a sampler, guidance included.
 
-    Each step is a list of branches, which ``Guidance.ways`` names and ``guide`` makes one of. "batched" puts all
-    branches into one network call, save those that skip blocks, which share theirs with their like. Contexts of
-    different lengths go together by repeating the shorter ones, as A1111 does, if every length divides the longest and
-    ``context_repeats`` says that repeating changes nothing (it does not in cross-attention, whose weights are
-    normalised over the tokens; it does in the joint attention of an MMDiT). Otherwise each length has a call of its
-    own. "two passes" has a call for each branch.
+    Each step is a list of branches: ``Guidance.ways`` names them, ``BranchCalls`` evaluates them, ``guide`` makes
+    one of what they gave.
 
     ``steps`` and ``counting`` keep the prompt schedule: the step changes when the sampler reports it done, not with
     sigma, so samplers with two calls a step see one prompt in both.
 
     Args:
-        network: the denoiser network; its input is ``x`` scaled, in ``dtype``, with ``extra`` behind it.
+        network, prediction, batching, context_repeats, prepare, dtype, check, weights: see ``BranchCalls``.
         cond: the AND-joined prompts.
         uncond: the negative prompt; None is fine where no step has guidance.
         extra: (1 or B, C', h, w), input channels beside ``x`` that no noise is added to (mask, masked picture, picture
             to change); blind branches see zeros in their place.
         steps: of this run, for the guidance interval and messages.
-        prepare: turns a batched context (B, T, D) into what the network wants instead, once a prompt rather than once
-            a step (text keys and values).
-        dtype: of the network's arithmetic; everything around it stays in the dtype of ``x``.
-        check: called before each network call; raises to stop the run (``Cancelled``).
-        patches: what the job's extensions change; branches on which other patches of the network act do not share a
-            call.
-        weights: the adapters that act in some steps, branches or regions only; neither do branches with others of them
-            share a call.
+        patches: what the job's extensions change.
         keeps_branches: whether ``branches`` is asked.
     """
 
@@ -110,23 +67,27 @@ class GuidedDenoiser:
         weights: WeightSets | None = None,
         keeps_branches: bool = False,
     ) -> None:
-        self._network = network
+        self._calls = BranchCalls(
+            network,
+            prediction,
+            steps=steps,
+            extra=extra,
+            batching=batching,
+            context_repeats=context_repeats,
+            prepare=prepare,
+            dtype=dtype,
+            check=check,
+            patches=patches,
+            weights=weights,
+        )
         self._prediction = prediction
         self._cond = tuple(cond)
         self._uncond = uncond
         self._extra = extra
         self._guidance = guidance
-        self._batching = batching
-        self._context_repeats = context_repeats
-        self._prepare = prepare
-        self._dtype = dtype
-        self._check = check
         self._patches = patches
-        self._weights = weights
         self._keeps_branches = keeps_branches
         self._changed: dict[tuple[int, str], Conditioning] = {}  # by the conditioning and its branch
-        self._prepared: dict[Acting, dict[tuple[int, ...], _Prepared]] = {}
-        self._is_aside = False  # while a patch asks about another latent
         self._latest: Mapping[str, Tensor] = {}  # clean latents of the latest call's branches
         self.steps = steps
         self.step = 0  # index of the step that is being made
@@ -147,7 +108,7 @@ class GuidedDenoiser:
             NanDetected: with the number of the step, if it is not finite.
         """
         branches = self._branches()
-        outputs = _by_way(branches, self._outputs(x, sigma, branches))
+        outputs = _by_way(branches, self._calls.outputs(x, sigma, branches, self.step))
         if self._keeps_branches:
             self._latest = self._as_single(outputs, x, sigma)
         weights = [part.weight for part in self._cond]
@@ -231,11 +192,7 @@ class GuidedDenoiser:
         if all(branch.way.name != name for branch in branches):
             names = ", ".join(dict.fromkeys(branch.way.name for branch in step))
             raise ValueError(f"step {self.step} has no branch {name!r}; it has {names}")
-        self._is_aside = True
-        try:
-            outputs = _by_way(branches, self._outputs(x, sigma, branches))
-        finally:
-            self._is_aside = False
+        outputs = _by_way(branches, self._calls.outputs(x, sigma, branches, self.step, aside=True))
         return self._as_single(outputs, x, sigma)[name]
 
     def _as_single(self, outputs: Mapping[str, Sequence[Tensor]], x: Tensor, sigma: Tensor) -> dict[str, Tensor]:
@@ -250,136 +207,9 @@ class GuidedDenoiser:
             way: given[0] if len(given) == 1 else combine(given, weights, uncond, 1.0) for way, given in clean.items()
         }
 
-    def _outputs(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
-        """The output for each branch, (B, C, H, W) in the dtype of ``x``: of several networks where regions differ."""
-        if self._weights is None:
-            return self._evaluated(x, sigma, branches)
-        size = (x.shape[2], x.shape[3])
-        mixes = [self._weights.mix(branch.way.name, self.step, self.steps, *size) for branch in branches]
-        passes = [
-            replace(branch, acting=acting) for branch, mix in zip(branches, mixes, strict=True) for acting, _ in mix
-        ]
-        given = iter(self._evaluated(x, sigma, passes))
-        return [mixed([next(given) for _ in mix], mix) for mix in mixes]
-
-    def _evaluated(self, x: Tensor, sigma: Tensor, branches: Sequence[Branch]) -> list[Tensor]:
-        """The network's output for each branch, (B, C, H, W) in the dtype of ``x``."""
-        scaled = (x * self._prediction.input_scale(sigma)).to(self._dtype)
-        timestep = float(self._prediction.timestep(sigma))
-        outputs: dict[int, Tensor] = {}
-        for group in self._groups(branches):
-            if self._check is not None:
-                self._check()
-            acting = branches[group[0]].acting
-            if self._weights is not None:
-                self._weights.use(acting)
-            prepared = self._inputs([branches[i].prompt for i in group], x, acting)
-            batch = self._batch(scaled, [branches[i] for i in group])
-            times = x.new_full((len(batch),), timestep, dtype=torch.float32)
-            skipped = branches[group[0]].way.skip_blocks
-            options: dict[str, Any] = {"skip_blocks": skipped} if skipped else {}
-            if self._patches.patches:
-                result = self._patched_call(batch, times, prepared, options, [branches[i] for i in group], sigma)
-            else:
-                result = self._network(batch, times, prepared.context, prepared.pooled, **options)
-            outputs.update(zip(group, result.to(x.dtype).chunk(len(group)), strict=True))
-        return [outputs[i] for i in range(len(branches))]
-
-    def _patched_call(
-        self,
-        batch: Tensor,
-        times: Tensor,
-        prepared: _Prepared,
-        options: dict[str, Any],
-        branches: Sequence[Branch],
-        sigma: Tensor,
-    ) -> Tensor:
-        """A network call with the patches that act on its branches in this step."""
-        names = tuple(branch.way.name for branch in branches)
-        call = Call(
-            step=self.step,
-            steps=self.steps,
-            sigma=float(sigma),
-            branches=names,
-            images=len(batch) // len(branches),
-            height=batch.shape[2],
-            width=batch.shape[3],
-            text_tokens=max(branch.prompt.tokens for branch in branches),
-            conditioning=tuple(branch.prompt for branch in branches),
-            adapters=branches[0].acting,
-            negative=tuple(branch.way.is_negative for branch in branches),
-            aside=self._is_aside,
-        )
-        patched = Patched(self._patches.on_branch(names[0], self.step, self.steps), call)
-        run: Callable[[Tensor], Tensor] = partial(self._called, times, prepared, options, patched)
-        for patch in reversed(self._patches.of(ModelCall, self.step, self.steps)):
-            if any(patch.scope.covers(name) for name in names):
-                run = _around(patch, call, run)
-        return run(batch)
-
-    def _called(
-        self, times: Tensor, prepared: _Prepared, options: dict[str, Any], patched: Patched, x: Tensor
-    ) -> Tensor:
-        if patched.has_any:
-            options = {**options, "patches": patched}
-            latent = x if self._extra is None else x[:, : -self._extra.shape[1]]
-            inputs = NetworkInputs(latent, times, prepared.plain, prepared.pooled)
-            if (residuals := patched.residuals(inputs)) is not None:
-                options["residuals"] = residuals
-        return self._network(x, times, prepared.context, prepared.pooled, **options)
-
-    def _batch(self, scaled: Tensor, branches: Sequence[Branch]) -> Tensor:
-        """The network's input for the branches of one call, (len(branches) * B, C + C', H, W)."""
-        if self._extra is None:
-            return scaled.repeat(len(branches), *[1] * (scaled.ndim - 1))
-        extras = [_expanded(branch.extra, len(scaled)).to(scaled) for branch in branches if branch.extra is not None]
-        return torch.cat([torch.cat([scaled, extra], dim=1) for extra in extras])
-
-    def _groups(self, branches: Sequence[Branch]) -> list[list[int]]:
-        """Which branches share a network call."""
-        if self._batching == "two passes":  # those with the same adapters one after another
-            found = list(dict.fromkeys(branch.acting for branch in branches))
-            return [[i] for i in sorted(range(len(branches)), key=lambda i: found.index(branches[i].acting))]
-        groups: dict[Hashable, list[int]] = {}
-        kinds = [(branch.acting, branch.way.skip_blocks, self._acting_on(branch)) for branch in branches]
-        for kind in dict.fromkeys(kinds):
-            alike = [i for i, other in enumerate(kinds) if other == kind]
-            longest = max(branches[i].prompt.tokens for i in alike)
-            is_one = self._context_repeats and all(longest % branches[i].prompt.tokens == 0 for i in alike)
-            for i in alike:
-                groups.setdefault((kind, None if is_one else branches[i].prompt.tokens), []).append(i)
-        return list(groups.values())
-
-    def _acting_on(self, branch: Branch) -> tuple[Patch, ...]:
-        """The patches of the network that act on a branch in this step."""
-        return self._patches.on_branch(branch.way.name, self.step, self.steps)
-
-    def _inputs(self, prompts: Sequence[Conditioning], x: Tensor, acting: Acting) -> _Prepared:
-        """Context (prepared with the weights as they are) and pooled of one call, kept for the following steps."""
-        known = self._prepared.setdefault(acting, {})
-        key = (x.shape[0], *map(id, prompts))  # the schedules hold the conditionings, so their ids stay theirs
-        if key not in known:
-            longest = max(prompt.tokens for prompt in prompts)
-            repeated = [prompt.context.repeat(1, longest // prompt.tokens, 1) for prompt in prompts]
-            context = torch.cat([_expanded(part, x.shape[0]) for part in repeated]).to(x.device, self._dtype)
-            vectors = [_expanded(prompt.pooled, x.shape[0]) for prompt in prompts if prompt.pooled is not None]
-            pooled = torch.cat(vectors).to(x.device, self._dtype) if vectors else None
-            while len(known) >= _PREPARED_KEPT:
-                del known[next(iter(known))]
-            known[key] = _Prepared(self._prepare(context) if self._prepare else context, pooled, context)
-        return known[key]
-
 
 def _by_way(branches: Sequence[Branch], results: Sequence[Tensor]) -> dict[str, list[Tensor]]:
     outputs: dict[str, list[Tensor]] = {}
     for branch, result in zip(branches, results, strict=True):
         outputs.setdefault(branch.way.name, []).append(result)
     return outputs
-
-
-def _expanded(features: Tensor, images: int) -> Tensor:
-    return features.expand(images, *features.shape[1:])
-
-
-def _around(patch: ModelCall, call: Call, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda x: patch.wrap(x, call, run)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from backend.diffusion.denoiser import Batching
+from backend.diffusion.branches import Batching
 from backend.diffusion.registry import SCHEMA
 from backend.engine.adapters import AdapterShelf
 from backend.engine.device import choose_device, dtype_name

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from backend.adapters.apply import AdapterUse
-from backend.diffusion.denoiser import Batching
+from backend.diffusion.branches import Batching
 from backend.diffusion.patched import NO_PATCHES, PatchSet
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers import SAMPLERS
