@@ -59,9 +59,7 @@ def check_hooks(module: ModuleType, specs: ModuleType, side: str) -> set[str]:
     marked = {name: value for name, value in vars(module).items() if hasattr(value, "easel_impl")}
     for name in sorted(known.keys() & vars(module).keys() - marked.keys()):
         if inspect.isfunction(vars(module)[name]):
-            raise ExtensionRefused(
-                f"{name} has the name of a hook and is not marked as one.", "Write @hookimpl above it."
-            )
+            raise ExtensionRefused(f"{name} has a hook's name and is not marked as one.", "Write @hookimpl above it.")
     for name, function in sorted(marked.items()):
         if name not in known:
             near = near_name(name, known)

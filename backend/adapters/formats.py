@@ -18,7 +18,7 @@ from torch import Tensor
 from backend.adapters.foreign import AdapterFormatSpec, change_of, foreign_modules
 from backend.adapters.kinds import KINDS, Change, Kind, scale_of
 from backend.adapters.peft_metadata import PeftMetadata
-from backend.adapters.places import Place, Places
+from backend.adapters.places import Place, Places, one_spelling
 from backend.adapters.roles import named
 from backend.checkpoints.diffusers_layout import swap_halves
 from backend.errors import ModelCorrupt, ModelUnsupported, NotFound
@@ -169,10 +169,12 @@ def parse_adapter(
         name_of_key = named(key)
         if name_of_key is None or (tensor.numel() == 0 and not tensor.is_floating_point()):
             reading.leave(_NO_ADAPTER, [key])
-        elif name_of_key.role in modules[name_of_key.stem]:
+            continue
+        roles = modules[one_spelling(name_of_key.stem)]
+        if name_of_key.role in roles:
             reading.leave(_TWICE, [key])
         else:
-            modules[name_of_key.stem][name_of_key.role] = (key, tensor)
+            roles[name_of_key.role] = (key, tensor)
     for stem, roles in modules.items():
         reading.add(stem, {r: k for r, (k, _) in roles.items()}, {r: t for r, (_, t) in roles.items()})
     return _adapter_of(name, len(tensors), reading)

@@ -3,7 +3,8 @@
 A place is a layer of ours, perhaps some of its rows only (diffusers splits what SD3 keeps in one qkv), perhaps with the
 halves of its rows the other way round (FORMATS.md, section 1, row 6). Both namings of the denoiser always resolve, dots
 and underscores alike, for trainers mix them freely.
-Sources: FORMATS.md 4.1; ComfyUI ``comfy/lora.py`` for the prefixes.
+Sources: FORMATS.md 4.1; ComfyUI ``comfy/lora.py`` for the prefixes; OneTrainer
+``modules/util/convert/lora/convert_sd3_lora.py`` for the names of the Open Model Initiative (``clip_l.``, ``qkv.0``).
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ _PREFIXES: Sequence[Prefix] = (
     Prefix("text_encoder.", _THE_ENCODER, dotted=True, first=True),
     Prefix("text_encoder_2.", ("clip_g",), dotted=True),
     Prefix("text_encoder_3.", ("t5",), dotted=True),
+    Prefix("clip_l.", ("clip_l",), dotted=True),  # Open Model Initiative, OneTrainer's new format
+    Prefix("clip_g.", ("clip_g",), dotted=True),
+    Prefix("t5.", ("t5",), dotted=True),
     Prefix("diffusion_model.", ("denoiser",), dotted=True),  # names of the checkpoint itself
     Prefix(DENOISER, ("denoiser",), dotted=True),
     *(
@@ -84,6 +88,14 @@ _PREFIXES: Sequence[Prefix] = (
     ),
     Prefix("", PARTS, dotted=True),
 )
+
+
+_FLAT = tuple(prefix.text for prefix in _PREFIXES if not prefix.dotted)
+
+
+def one_spelling(stem: str) -> str:
+    """A stem as all keys of its layer have it: OneTrainer leaves the last dot of a flat name before some endings."""
+    return stem.replace(".", "_") if stem.startswith(_FLAT) else stem
 
 
 class Places:
@@ -156,8 +168,9 @@ def _diffusers_mmdit_names(part: Part, module: MMDiT, layers: Sequence[str]) -> 
         outer, number, inner = _in_block(layer)
         if outer and inner in MMDIT_FUSED:
             for third, name in enumerate(MMDIT_FUSED[inner]):
-                rows = (third * hidden, (third + 1) * hidden)
-                yield f"transformer_blocks.{number}.{name}", Place(part, layer, rows)
+                rows = Place(part, layer, (third * hidden, (third + 1) * hidden))
+                yield f"transformer_blocks.{number}.{name}", rows
+                yield f"{layer}.{third}", rows  # Open Model Initiative
         else:
             yield renamed(layer, table), Place(part, layer, swapped=layer in swapped)
 

@@ -75,6 +75,9 @@ def test_other_keys_have_no_role(key: str):
         (f"lora_te_{_CLIP.replace('.', '_')}", "clip_l", _CLIP),
         (f"lora_te2_{_CLIP.replace('.', '_')}", "clip_g", _CLIP),
         ("lora_te2_text_projection", "clip_g", "text_projection"),
+        (f"clip_l.{_CLIP}", "clip_l", _CLIP),
+        (f"clip_g.{_CLIP}", "clip_g", _CLIP),
+        (f"unet.{_ATTENTION}", "denoiser", _ATTENTION),
         (f"text_encoder.{_CLIP}", "clip_l", _CLIP),
         (f"text_encoder_2.{_CLIP}", "clip_g", _CLIP),
         (f"text_encoder_2.{_CLIP.removeprefix('text_model.')}", "clip_g", _CLIP),
@@ -99,6 +102,15 @@ _HIDDEN = 1536
         (
             "text_encoder_3.encoder.block.1.layer.1.DenseReluDense.wi_1",
             place("t5", "encoder.block.1.layer.1.DenseReluDense.wi_1"),
+        ),
+        ("t5.encoder.block.0.layer.0.SelfAttention.q", place("t5", "encoder.block.0.layer.0.SelfAttention.q")),
+        (
+            "transformer.joint_blocks.3.context_block.attn.qkv.1",
+            place("denoiser", "joint_blocks.3.context_block.attn.qkv", (_HIDDEN, 2 * _HIDDEN)),
+        ),
+        (
+            "transformer.joint_blocks.23.context_block.adaLN_modulation.1",
+            place("denoiser", "joint_blocks.23.context_block.adaLN_modulation.1"),
         ),
         (
             "transformer.transformer_blocks.3.attn.to_q",
@@ -166,7 +178,7 @@ def test_the_text_encoder_of_sd2_and_of_the_refiner_is_found(part: str):
 
 def test_every_layer_of_both_denoisers_has_a_name_in_each_naming():
     """A trainer may train any of them; none may be out of reach of diffusers' names."""
-    for places, per_layer in ((sdxl_places(), 1), (sd35_places(), 3)):
+    for places, per_layer in ((sdxl_places(), 1), (sd35_places(), 6)):
         network = places.modules["denoiser"]
         layers = [name for name, layer in network.named_modules() if getattr(layer, "weight", None) is not None]
         theirs = [p for name, p in places._dotted["denoiser"].items() if name != p.layer]
@@ -185,3 +197,20 @@ def test_name_of_an_encoder_that_is_not_there_says_so():
     found, why = sdxl_places().find("lora_te3_encoder_block_0_layer_0_SelfAttention_q")
     assert not found
     assert why == "for T5, which this checkpoint has not"
+
+
+def test_onetrainers_flat_names_with_one_dot_left_join_their_alpha():
+    """Its older files have ``..._attn1.to_q.hada_w1_a`` beside ``..._attn1_to_q.alpha``."""
+    stem = f"lora_unet_{_THEIRS.replace('.', '_')}"
+    dotted = stem.removesuffix("_to_q") + ".to_q"
+    modules = tiny_places().modules
+    ours = tiny_places().find(stem)[0][0]
+    out, inner = modules["denoiser"].get_submodule(ours.layer).weight.shape  # type: ignore[union-attr]
+    tensors = {
+        f"{dotted}.hada_w{n}_{ab}": torch.ones((out, 2) if ab == "a" else (2, inner)) for n in "12" for ab in "ab"
+    }
+    adapter = parse_adapter(tensors | {f"{stem}.alpha": torch.tensor(1.0)}, {}, tiny_places())
+    assert adapter.match.matched == adapter.match.total == 5
+    assert adapter.kinds == {"LoHa": 1}
+    (change,) = adapter.changes["denoiser"][f"{ours.layer}.weight"]
+    assert change.change.scale == 0.5
