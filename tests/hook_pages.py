@@ -200,7 +200,9 @@ def _section(hook: Hook) -> str:
     lines += [f"{hook.rest}\n"] if hook.rest else []
     lines += [f"**When it fails.** {FAILURES[hook.process, hook.kind]}\n"]
     if told := [row for name in hook.types if (row := _type_row(name, hook.process))]:
-        lines += ["| type | what it is |", "|---|---|", *told, ""]
+        lines += ["| type | what it is | its fields |", "|---|---|---|", *told, ""]
+    if "Patch" in hook.types:
+        lines += [f"Each is one of {', '.join(f'`{name}`' for name in _patches())}: [what each does](names.md).\n"]
     lines += [f"**Used by** {', '.join(f'`{name}`' for name in users(hook)) or 'nothing that ships, yet'}.\n"]
     lines += [f"**Tried in** {', '.join(f'`{name}`' for name in trials(hook)) or 'no test'}.\n"]
     return "\n".join(lines)
@@ -219,7 +221,15 @@ def _type_row(name: str, process: str) -> str:
     if not inspect.isclass(kind) or not kind.__doc__:
         return ""
     first = " ".join(inspect.cleandoc(kind.__doc__).replace("``", "`").partition("\n\n")[0].split())
-    return f"| `{name}` | {first.replace('|', chr(92) + '|')} |"
+    where = Path(inspect.getfile(kind)).relative_to(ROOT).as_posix()
+    return f"| `{name}` | {first.replace('|', chr(92) + '|')} | [{where}](../../../{where}) |"
+
+
+def _patches() -> list[str]:
+    """The kinds of patch that an extension may return, by name."""
+    kinds = ((name, getattr(backend.api, name)) for name in backend.api.__all__)
+    patch = backend.api.Patch
+    return sorted(name for name, kind in kinds if inspect.isclass(kind) and issubclass(kind, patch) and kind != patch)
 
 
 def _spec_names(specs: ModuleType) -> Iterator[str]:
