@@ -8,6 +8,7 @@ Sources: FORMATS.md 4.2; the papers named below; orientations and names as in Ly
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -119,6 +120,26 @@ def oft(weight: Tensor, t: Tensors, scale: float, strength: float) -> Tensor:
     if "rescale" in t:
         turned = turned * t["rescale"]
     return (turned - weight) * strength
+
+
+def oft_of_peft(weight: Tensor, t: Tensors, scale: float, strength: float) -> Tensor:  # noqa: ARG001
+    """Blocks of inputs rotated, as PEFT and OneTrainer store it: one triangle of each generator Q, or of one for all.
+
+    The rotation is what PEFT computes by default, the first five terms of (I + Q)(I - Q)^-1's series; the file does not
+    say whether its trainer used the whole one, which for generators as small as trained ones is all but the same.
+    Source: Qiu et al. 2025, arXiv:2506.19847; PEFT 0.21.2, ``OFTRotationModule``.
+    """
+    triangles = t["oft_R"]  # (n or 1, b (b - 1) / 2)
+    size = (1 + math.isqrt(1 + 8 * triangles.shape[1])) // 2
+    rows, columns = torch.triu_indices(size, size, 1, device=weight.device)
+    q = torch.zeros(triangles.shape[0], size, size, device=weight.device)
+    q[:, rows, columns] = triangles
+    q = q - q.transpose(1, 2)
+    squared = q @ q
+    rotation = torch.eye(size, device=weight.device) + 2 * (q + squared + squared @ q) + squared @ squared
+    inputs = weight.flatten(1).unflatten(1, (-1, size))  # (out, n, b)
+    turned = torch.einsum("onb,ncb->onc", inputs, rotation.expand(inputs.shape[1], -1, -1))
+    return (turned.reshape(weight.shape) - weight) * strength
 
 
 def boft(weight: Tensor, t: Tensors, scale: float, strength: float) -> Tensor:

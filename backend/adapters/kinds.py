@@ -88,6 +88,7 @@ KINDS: Sequence[Kind] = (
     Kind(
         "BOFT", ((("oft_blocks",),),), deltas.boft, may=("rescale", "alpha"), fits=lambda t: t["oft_blocks"].ndim == 4
     ),
+    Kind("OFT", ((("oft_R",),),), deltas.oft_of_peft, may=_DORA),
     Kind("IA3", ((("weight", "on_input"),),), deltas.ia3),
     Kind("IA3", ((("ia3_l",),),), deltas.ia3_of_peft),
     Kind("full", ((("diff",),),), deltas.full),

@@ -40,6 +40,7 @@ _ENDINGS: Sequence[tuple[str, str]] = (
     (rf"\.(lokr_[wt][12](?:_[ab])?){_ADAPTER}", r"\1"),
     (r"\.(diff|diff_b|w_norm|b_norm|set_weight|rescale|on_input)", r"\1"),
     (r"\.(oft_blocks)", r"\1"),
+    (rf"\.(oft_R){_ADAPTER}\.weight", r"\1"),
     (r"\.([ab][12]|bm)\.weight", r"\1"),
     (rf"\.(ia3_l){_ADAPTER}", r"\1"),
     (r"\.weight", "weight"),  # of (IA)3, beside its on_input; anything else that ends so is no adapter's

@@ -23,7 +23,7 @@ _KINDS: Sequence[tuple[str, str]] = (
     ("LoHa", r"\.hada_w1_a"),
     ("LoKr", r"\.lokr_w1"),
     ("GLoRA", r"\.a1\.weight$"),
-    ("OFT", r"\.oft_(blocks|diag)"),
+    ("OFT", r"\.oft_(blocks|diag|R)"),
     ("IA3", r"\.on_input$"),
     ("LoRA", r"[._]lora[._](down|A)\b|_lora\.down\.|\.lora_linear_layer\.down\."),
     ("full", r"\.(diff|diff_b|set_weight)$"),

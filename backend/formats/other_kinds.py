@@ -104,7 +104,7 @@ OTHER_KINDS: Sequence[Kind] = (
     Kind("LoRA", "loras",
          pattern=r"^(lora_|lycoris_|bundle_emb\.)|[._]lora_(A|B|down|up|mid)\.|_lora\.(down|up)\.|\.lora\.(down|up)\."
                  r"|\.lora_linear_layer\.|\.lora_magnitude_vector"
-                 r"|\.(hada_[wt][12]|lokr_[wt][12]|oft_blocks|oft_diag|dora_scale|on_input$|a1\.weight$|b1\.weight$)"
+                 r"|\.(hada_[wt][12]|lokr_[wt][12]|oft_blocks|oft_diag|oft_R|dora_scale|on_input$|a1\.weight$|b1\.weight$)"
                  r"|\.(diff|diff_b|set_weight|w_norm|b_norm)$",
          made_for=_LORA_FOR),
     Kind("Hunyuan video checkpoint", "", has=("txt_in.individual_token_refiner.blocks.0.norm1.weight",)),

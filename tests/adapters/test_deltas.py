@@ -152,6 +152,9 @@ PEFT: dict[str, tuple[str, dict[str, Any], str]] = {
     "dora conv": ("LoraConfig", {"r": 4, "lora_alpha": 4, "use_dora": True}, "conv3"),
     "loha": ("LoHaConfig", {"r": 4, "alpha": 4}, "linear"),
     "lokr": ("LoKrConfig", {"r": 4, "alpha": 4, "decompose_factor": 4}, "linear"),
+    "oft": ("OFTConfig", {"oft_block_size": 4, "r": 0}, "linear"),
+    "oft, one rotation for all blocks": ("OFTConfig", {"oft_block_size": 4, "r": 0, "block_share": True}, "linear"),
+    "oft conv": ("OFTConfig", {"oft_block_size": 4, "r": 0}, "conv3"),
     "ia3": ("IA3Config", {"feedforward_modules": []}, "linear"),
     "ia3 inputs": ("IA3Config", {"feedforward_modules": ["layer"]}, "linear"),
 }

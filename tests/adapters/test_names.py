@@ -40,6 +40,8 @@ def place(part: str, layer: str, rows: tuple[int, int] | None = None, swapped: b
         ("a.diff_b", "a", "diff_b"),
         ("a.w_norm", "a", "w_norm"),
         ("a.oft_blocks", "a", "oft_blocks"),
+        ("a.oft_R.weight", "a", "oft_R"),
+        ("a.oft_R.default.weight", "a", "oft_R"),
         ("a.b1.weight", "a", "b1"),
         ("a.on_input", "a", "on_input"),
         ("a.weight", "a", "weight"),
