@@ -14,7 +14,7 @@ from backend.control.preprocessing import HintKind, NoParameters, PreprocessorSp
 from backend.diffusion.boxes import box_region
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.noise import NoiseSource
-from backend.diffusion.patched import region_tokens, token_grid
+from backend.diffusion.patched import region_tokens, seen_region, token_grid
 from backend.diffusion.patching import (
     QKV,
     AddBranch,
@@ -38,9 +38,11 @@ from backend.diffusion.patching import (
     PatchRefused,
     Place,
     Residuals,
+    RunModel,
     Scope,
     SkipBlock,
     StepMask,
+    Tile,
     VaeDecode,
     VaeEncode,
 )
@@ -150,6 +152,7 @@ __all__ = [
     "PromptTagSpec",
     "Residual",
     "Residuals",
+    "RunModel",
     "Runner",
     "SamplerSpec",
     "ScheduleSpec",
@@ -160,6 +163,7 @@ __all__ = [
     "StepMask",
     "StepState",
     "TextKey",
+    "Tile",
     "UNetResiduals",
     "UserError",
     "VaeDecode",
@@ -183,6 +187,7 @@ __all__ = [
     "read_axis",
     "region_tokens",
     "registered",
+    "seen_region",
     "stochastic",
     "text",
     "token_grid",

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backend.control.hints import latent_hint, latent_rule, pixel_hint
+from backend.control.hints import cut_hint, latent_hint, latent_rule, pixel_hint
 from backend.control.load import Control
 from backend.control.preprocessing import HintKind
+from backend.diffusion.patching import Tile
 from backend.diffusion.residuals import Residual, UNetResiduals
 from backend.errors import BadRequest
 from backend.formats.configs import LatentConstants
-from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig
+from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig, T2IAdapterConfig
 from backend.nn.attention import PreparedContext
 from backend.nn.controlnet import ControlNet
 from backend.nn.controlnet_union import UnionControlNet
@@ -50,7 +51,7 @@ class HintPicture:
 
 
 class Guide:
-    """A loaded guidance network with a hint, for one denoiser: ``guide(x, timestep, context, pooled)``.
+    """A loaded guidance network with a hint, for one denoiser: ``guide(x, timestep, context, pooled, tile)``.
 
     Args:
         main: the network that is guided; it must stay loaded.
@@ -78,7 +79,7 @@ class Guide:
         self._unet = main.config if isinstance(main, UNet) else None
         self._name, self._config = control.info.name, control.info.config
         self._task = self._union_task(hint)
-        self._prepared: dict[tuple[torch.dtype, torch.device], object] = {}
+        self._prepared: dict[tuple[object, ...], object] = {}
         self._contexts: dict[int, tuple[Tensor, PreparedContext]] = {}
         if isinstance(self._config, MMDiTControlConfig):
             picture = hint.picture.clamp(0, 1)
@@ -92,14 +93,19 @@ class Guide:
             picture = hint.picture if is_plain else hint.picture.clamp(0, 1)
             self._hint = pixel_hint(self._config, picture, height, width)
 
-    def __call__(self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor | None) -> Residual:
+    def __call__(
+        self, x: Tensor, timestep: Tensor, context: Tensor, pooled: Tensor | None, tile: Tile | None = None
+    ) -> Residual:
         """What is added to the main network in this call, each residual times its strength.
 
         Args:
             x: (B, C, H, W), as the main network gets it; of more channels than a latent has, the first ones are read.
             context: (B or 1, T, D), as encoders made it; ``pooled`` (B, P).
+            tile: where ``x`` lies in the whole latent, ``Call.tile``: the hint is cut to it. None: it is that.
+        Raises:
+            ValueError: ``x`` is of another size than the hint, and no tile.
         """
-        network, hint = self._network, self._prepared_hint(x)
+        network, hint = self._network, self._prepared_hint(x, tile)
         match network:
             case T2IAdapter():
                 return hint  # type: ignore[return-value]  # of a T2I-Adapter the residuals themselves
@@ -112,11 +118,11 @@ class Guide:
                 return self._scaled(network(x, timestep, self._context(context), pooled, hints))  # type: ignore[arg-type]
             case JointControl():
                 pooled = self._pooled(pooled, x)
-                return self._listed(network(x, timestep, self._context(context), pooled, hint))  # type: ignore[arg-type]
+                return self._listed(network(x, timestep, self._context(context), pooled, hint, tile))  # type: ignore[arg-type]
             case SingleControl():
                 if not isinstance(self._main, MMDiT):
                     raise TypeError("a guidance network for the MMDiT needs one")
-                return self._listed(network(self._main, x, timestep, self._pooled(pooled, x), hint))  # type: ignore[arg-type]
+                return self._listed(network(self._main, x, timestep, self._pooled(pooled, x), hint, tile))  # type: ignore[arg-type]
 
     def _union_task(self, hint: HintPicture) -> int | None:
         config = self._config
@@ -132,11 +138,16 @@ class Guide:
             )
         return known.index(hint.shows)
 
-    def _prepared_hint(self, x: Tensor) -> object:
-        """The hint as the network's first layers make it; of a T2I-Adapter all that it ever gives."""
-        key = (x.dtype, x.device)
+    def _prepared_hint(self, x: Tensor, tile: Tile | None) -> object:
+        """The hint as the network's first layers make it; of a T2I-Adapter all that it ever gives.
+
+        The whole one is kept, and of tiles that at hand: all of a large picture's are many.
+        """
+        key = (x.dtype, x.device, x.shape[2:], tile)
         if key not in self._prepared:
-            hint = self._hint.to(x)
+            hint = self._seen_hint(x, tile).to(x)
+            if tile is not None:
+                self._prepared.clear()
             if isinstance(self._network, T2IAdapter):
                 if self._unet is None:
                     raise TypeError("a T2I-Adapter needs a U-Net")
@@ -144,6 +155,18 @@ class Guide:
             else:
                 self._prepared[key] = self._network.prepare_hint(hint)
         return self._prepared[key]
+
+    def _seen_hint(self, x: Tensor, tile: Tile | None) -> Tensor:
+        """The hint for ``x``: all of it, or the part that lies where a tile does."""
+        scale = 1 if isinstance(self._config, MMDiTControlConfig) else 8
+        unshuffle = self._config.unshuffle if isinstance(self._config, T2IAdapterConfig) else 1
+        height, width = x.shape[2], x.shape[3]
+        if tile is not None:
+            return cut_hint(self._hint, tile, height, width, scale, unshuffle)
+        wanted = tuple(scale * side + -(scale * side) % unshuffle for side in (height, width))
+        if self._hint.shape[-2:] != wanted:
+            raise ValueError(f"a latent of {width} x {height} cells for a hint of {list(self._hint.shape[-2:])}")
+        return self._hint
 
     def _context(self, context: Tensor) -> PreparedContext:
         """The text as this network wants it, once a prompt rather than once a step."""

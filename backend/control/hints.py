@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backend.diffusion.patching import Tile
 from backend.errors import BadRequest
 from backend.formats.configs import LatentConstants
 from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig, T2IAdapterConfig
@@ -94,6 +95,20 @@ def latent_hint(
     if not rule.has_mask or mask is None:
         return latent
     return torch.cat([latent, 1 - F.interpolate(mask, size=latent.shape[-2:]).to(latent)], dim=1)
+
+
+def cut_hint(hint: Tensor, tile: Tile, height: int, width: int, scale: int, unshuffle: int = 1) -> Tensor:
+    """The part of a whole hint (B, C, h, w) that a tile of ``height`` x ``width`` cells needs.
+
+    Args:
+        scale: of the hint's numbers to a latent cell's side.
+        unshuffle: the part's sides are whole multiples of it; what the hint lacks for that continues its edge.
+    """
+    top, left, down, right = (scale * cells for cells in (tile.top, tile.left, height, width))
+    down, right = down + -down % unshuffle, right + -right % unshuffle
+    part = hint[..., top : top + down, left : left + right]
+    lacking = (0, right - part.shape[-1], 0, down - part.shape[-2])
+    return F.pad(part, lacking, mode="replicate") if any(lacking) else part
 
 
 def resized(picture: Tensor, height: int, width: int) -> Tensor:

@@ -21,6 +21,11 @@ def region_map(region: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(region[None, None].float(), size=(height, width), mode="area")
 
 
+def cut_region(region: Tensor, top: int, left: int, size: tuple[int, int], whole: tuple[int, int]) -> Tensor:
+    """The part of a region (h, w) that ``size`` cells at ``top`` and ``left`` of ``whole`` see, one number a cell."""
+    return region_map(region, *whole)[0, 0, top : top + size[0], left : left + size[1]]
+
+
 def _covered(start: float, end: float, cells: int) -> Tensor:
     """How much of each of so many cells lies between two shares of their whole length."""
     edges = torch.arange(cells + 1, dtype=torch.float64) / cells

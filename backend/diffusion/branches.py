@@ -13,7 +13,7 @@ from torch import Tensor
 from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.guidance import Way
 from backend.diffusion.patched import Patched, PatchSet
-from backend.diffusion.patching import Call, ModelCall, NetworkInputs
+from backend.diffusion.patching import Call, ModelCall, NetworkInputs, Patch
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.weight_sets import NONE_ACTING, Acting, WeightSets, mixed
 
@@ -176,17 +176,24 @@ class BranchCalls:
             negative=tuple(branch.way.is_negative for branch in branches),
             aside=moment.aside,
         )
-        patched = Patched(self._patches.on_branch(names[0], moment.step, self._steps), call)
-        run: Callable[[Tensor], Tensor] = partial(self._called, times, prepared, options, patched)
+        inside = self._patches.on_branch(names[0], moment.step, self._steps)
+        run: Callable[[Tensor, Call], Tensor] = partial(self._called, times, prepared, options, inside)
         for patch in reversed(self._patches.of(ModelCall, moment.step, self._steps)):
             if any(patch.scope.covers(name) for name in names):
-                run = _around(patch, call, run)
-        return run(batch)
+                run = _around(patch, run)
+        return run(batch, call)
 
     def _called(
-        self, times: Tensor, prepared: _Prepared, options: dict[str, Any], patched: Patched, x: Tensor
+        self,
+        times: Tensor,
+        prepared: _Prepared,
+        options: dict[str, Any],
+        inside: Sequence[Patch],
+        x: Tensor,
+        call: Call,
     ) -> Tensor:
-        if patched.has_any:
+        patched = Patched(inside, call)
+        if patched.has_any or call.tile is not None:  # the network asks where a tile lies
             options = {**options, "patches": patched}
             latent = x if self._extra is None else x[:, : -self._extra.shape[1]]
             inputs = NetworkInputs(latent, times, prepared.plain, prepared.pooled)
@@ -239,5 +246,15 @@ def _expanded(features: Tensor, images: int) -> Tensor:
     return features.expand(images, *features.shape[1:])
 
 
-def _around(patch: ModelCall, call: Call, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda x: patch.wrap(x, call, run)
+def _around(patch: ModelCall, run: Callable[[Tensor, Call], Tensor]) -> Callable[[Tensor, Call], Tensor]:
+    """``run(x, call)`` with a patch around it, which may call it for parts of what it is given."""
+
+    def wrapped(x: Tensor, call: Call) -> Tensor:
+        def inner(x: Tensor, at: tuple[int, int] | None = None, *, own_positions: bool = False) -> Tensor:
+            if at is not None and not patch.makes_tiles:
+                raise ValueError("it makes tiles and does not say so: makes_tiles=True")
+            return run(x, call.seeing(x, at, own_positions=own_positions))
+
+        return patch.wrap(x, call, inner)
+
+    return wrapped

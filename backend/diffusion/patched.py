@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from backend.diffusion.boxes import region_map
+from backend.diffusion.boxes import cut_region, region_map
 from backend.diffusion.patching import (
     QKV,
     AttentionBias,
@@ -22,6 +22,7 @@ from backend.diffusion.patching import (
     BlockReplace,
     BlockState,
     Call,
+    ModelCall,
     NetworkInputs,
     Patch,
     PatchRefused,
@@ -42,8 +43,8 @@ def check_patches(patches: Sequence[Patch], places: Sequence[Place]) -> None:
     Args:
         places: every block and attention of the network.
     Raises:
-        PatchRefused: a patch of the network that acts nowhere in it, a skip that cannot be done, or two replacements
-            of one point whose scopes meet; the patches are named.
+        PatchRefused: a patch of the network that acts nowhere in it, a skip that cannot be done, two replacements of
+            one point whose scopes meet, or one that cannot go with tiles; the patches are named.
     """
     for patch in patches:
         if isinstance(patch, Residuals) and (patch.scope.blocks or patch.scope.attentions):
@@ -57,6 +58,7 @@ def check_patches(patches: Sequence[Patch], places: Sequence[Place]) -> None:
                 f"Its blocks are: {known[:300]}.",
                 field="extensions",
             )
+    _check_tiles(patches)
     replacing = [patch for patch in patches if patch.replaces]
     for i, first in enumerate(replacing):
         for second in replacing[i + 1 :]:
@@ -66,6 +68,21 @@ def check_patches(patches: Sequence[Patch], places: Sequence[Place]) -> None:
                     "Switch one of them off, or give them other blocks, steps or branches.",
                     field="extensions",
                 )
+
+
+def _check_tiles(patches: Sequence[Patch]) -> None:
+    """Refuse a patch that must see the whole picture beside one that hands the network parts of it."""
+    for number, tiling in enumerate(patches):
+        if not (isinstance(tiling, ModelCall) and tiling.makes_tiles):
+            continue
+        inside = [p for p in patches if p.in_network] + [p for p in patches[number + 1 :] if isinstance(p, ModelCall)]
+        lost = next((p for p in inside if not p.in_tiles and p.scope.meets(tiling.scope)), None)
+        if lost is not None:
+            raise PatchRefused(
+                f"{tiling.name} hands the network parts of the picture, and {lost.name} must see the whole of it.",
+                "Switch one of them off, or give them other steps.",
+                field="extensions",
+            )
 
 
 def _acting(patch: Patch, places: Sequence[Place]) -> list[Place]:
@@ -111,7 +128,8 @@ class Patched:
         for patch in self._patches:
             if isinstance(patch, Residuals) and (given := patch.compute(inputs, self.call)) is not None:
                 region = patch.scope.region
-                found.append(given if region is None else within(given, region, *inputs.x.shape[-2:]))
+                seen = None if region is None else seen_region(region, self.call)
+                found.append(given if seen is None else within(given, seen, *inputs.x.shape[-2:]))
         return summed(found) if found else None
 
     def skips(self, place: Place) -> bool:
@@ -155,7 +173,8 @@ class Patched:
         if patch.scope.region is None:
             return new
         if new.image.ndim == 4:
-            weight = region_map(patch.scope.region, new.image.shape[2], new.image.shape[3]).to(new.image)
+            seen = seen_region(patch.scope.region, self.call)
+            weight = region_map(seen, new.image.shape[2], new.image.shape[3]).to(new.image)
             return new._replace(image=torch.lerp(old.image, new.image, weight.expand_as(new.image)))
         return new._replace(image=self._blended(patch, place, new.image, lambda: old.image, token_axis=1))
 
@@ -189,9 +208,17 @@ def token_grid(call: Call, place: Place) -> tuple[int, int]:
     return height, width
 
 
+def seen_region(region: Tensor, call: Call) -> Tensor:
+    """The part of a region of the picture, (h, w) at any size, that a call sees."""
+    tile = call.tile
+    if tile is None:
+        return region
+    return cut_region(region, tile.top, tile.left, (call.height, call.width), tile.whole)
+
+
 def region_tokens(region: Tensor, call: Call, place: Place) -> Tensor:
-    """A region (h, w) as one weight for each image token at a place, (N,), row by row."""
-    return region_map(region, *token_grid(call, place)).flatten()
+    """A region of the picture, (h, w), as one weight for each image token at a place, (N,), row by row."""
+    return region_map(seen_region(region, call), *token_grid(call, place)).flatten()
 
 
 @dataclass(frozen=True, eq=False)

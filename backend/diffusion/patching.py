@@ -8,9 +8,9 @@ both. A job without patches runs the networks' plain paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -77,6 +77,19 @@ class Place:
     attention: AttentionKind | None = None
 
 
+class Tile(NamedTuple):
+    """The part of the latent that a network call sees, in cells of ``whole``; its own size is the call's.
+
+    ``own_positions``: an MMDiT's tokens lie where those of a picture of the tile's size would, not where they are in
+    the whole, which may be larger than the network's table of positions.
+    """
+
+    top: int
+    left: int
+    whole: tuple[int, int]  # height and width
+    own_positions: bool = False
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of the network.
@@ -85,7 +98,7 @@ class Call:
         step: being made, 0 to ``steps`` - 1; ``sigma`` its noise level.
         branches: the name of each branch in this call ("cond", "uncond", or one that a patch added), in order; the
             batch holds ``images`` rows for each.
-        height, width: of the latent, in cells.
+        height, width: of the latent that it sees, in cells.
         text_tokens: of the context, T.
         conditioning: what each branch reads, in order; the same object as long as its prompt stays the same, so that
             what a patch keeps from step to step can tell AND-joined prompts and ``[a|b]`` apart.
@@ -93,6 +106,7 @@ class Call:
             of a call holds for calls of the same branches with the same adapters.
         negative: of each branch, whether it reads the negative prompt.
         aside: the latent is not the step's but one that a patch asks about (``Outputs.evaluate``).
+        tile: where what it sees lies in the whole latent; None: it sees all of that.
     """
 
     step: int
@@ -107,6 +121,31 @@ class Call:
     adapters: frozenset[int] = frozenset()
     negative: tuple[bool, ...] = ()
     aside: bool = False
+    tile: Tile | None = None
+
+    def seeing(self, x: Tensor, at: tuple[int, int] | None, *, own_positions: bool = False) -> Call:
+        """The call for another ``x`` than its own (B, C, h, w), a part of that from ``at`` (top, left) on.
+
+        Without ``at`` ``x`` shows the same as before, at any size.
+
+        Raises:
+            ValueError: it is no part, or one of another size of which nobody knows where it lies.
+        """
+        height, width = x.shape[2], x.shape[3]
+        if at is None:
+            if (height, width) != (self.height, self.width) and self.tile is not None:
+                raise ValueError(f"a tile of {self.width} x {self.height} cells cannot become {width} x {height}")
+            return replace(self, height=height, width=width)
+        top, left = at
+        if min(at) < 0 or top + height > self.height or left + width > self.width:
+            raise ValueError(
+                f"a tile of {width} x {height} cells at {left}, {top} is no part of {self.width} x {self.height}"
+            )
+        if (height, width) == (self.height, self.width):
+            return self
+        outer = self.tile or Tile(0, 0, (self.height, self.width))
+        tile = Tile(outer.top + top, outer.left + left, outer.whole, outer.own_positions or own_positions)
+        return replace(self, height=height, width=width, tile=tile)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +190,15 @@ class Scope:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patch:
-    """Base of all patches. ``owner`` is filled in by the engine; ``label`` says which of its patches it is."""
+    """Base of all patches. ``owner`` is filled in by the engine; ``label`` says which of its patches it is.
+
+    ``in_tiles``: it acts as well where another patch hands the network tiles of the latent: it asks ``call.tile`` for
+    the place, or does not care where it is. Patches of the network that do not say so are refused beside one that does.
+    """
 
     scope: Scope = field(default_factory=Scope)
     label: str = ""
+    in_tiles: bool = False
     owner: str = ""
     replaces: ClassVar[bool] = False
     in_network: ClassVar[bool] = True
@@ -229,6 +273,8 @@ class SkipBlock(Patch):
     A U-Net's residual blocks change width and size, so that they stay; a block without a transformer cannot be skipped.
     """
 
+    in_tiles: bool = True
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Residuals(Patch):
@@ -241,14 +287,31 @@ class Residuals(Patch):
     compute: Callable[[NetworkInputs, Call], Residual | None]
 
 
+class RunModel(Protocol):
+    """The network call that a ``ModelCall`` goes around."""
+
+    def __call__(self, x: Tensor, at: tuple[int, int] | None = None, *, own_positions: bool = False) -> Tensor:
+        """The network's output for ``x``, (B, C, h, w).
+
+        Args:
+            at: top and left, in cells, of the part of the call's latent that ``x`` is: regions, hints and positions of
+                that part go with it. Both are multiples of the patch size in an MMDiT. Only of patches that say
+                ``makes_tiles``.
+            own_positions: see ``Tile``.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelCall(Patch):
     """Go around a whole network call: ``wrap(x, call, run)`` -> (B, C, h, w); ``run(x)`` is the call.
 
-    ``x`` is the scaled input, all branches of the call one after another.
+    ``x`` is the scaled input, all branches of the call one after another. One that ``makes_tiles`` may call
+    ``run(x[:, :, top:bottom, left:right], (top, left))`` for parts that cover it.
     """
 
-    wrap: Callable[[Tensor, Call, Callable[[Tensor], Tensor]], Tensor]
+    wrap: Callable[[Tensor, Call, RunModel], Tensor]
+    makes_tiles: bool = False
     in_network: ClassVar[bool] = False
 
 

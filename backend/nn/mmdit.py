@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.diffusion.patched import Patched
-from backend.diffusion.patching import QKV, BlockState, Place
+from backend.diffusion.patching import QKV, BlockState, Place, Tile
 from backend.diffusion.residuals import spread
 from backend.errors import BadRequest
 from backend.formats.configs import MMDiTConfig
@@ -192,19 +192,29 @@ class FinalLayer(StartsAtZero, nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
-def cropped_positions(table: Tensor, height: int, width: int, patch: int) -> Tensor:
-    """The middle of a square position table (1, side², hidden) for so many patches, (1, height * width, hidden).
+def cropped_positions(table: Tensor, height: int, width: int, patch: int, tile: Tile | None = None) -> Tensor:
+    """What the patches of a picture read of a square position table (1, side², hidden), (1, height * width, hidden).
 
+    A picture lies in the table's middle; so does a tile with positions of its own, any other where it is in the whole.
+
+    Args:
+        height, width: in patches of ``patch`` latent cells, of a tile its own.
     Raises:
-        BadRequest: if the table is smaller.
+        BadRequest: if the table is smaller, or a tile does not begin with a patch.
     """
     side = math.isqrt(table.shape[1])
-    if height > side or width > side:
+    whole, top, left = (height, width), 0, 0
+    if tile is not None and not tile.own_positions:
+        if tile.top % patch or tile.left % patch:
+            raise BadRequest(f"A tile begins at {tile.left}, {tile.top}; both must be multiples of {patch}.")
+        whole, top, left = (tile.whole[0] // patch, tile.whole[1] // patch), tile.top // patch, tile.left // patch
+    if max(whole) > side:
         raise BadRequest(
-            f"This model's position table is {side} x {side} patches; the picture needs {width} x {height}.",
-            f"Choose a picture of at most {side * patch} latent pixels a side.",
+            f"This model's position table is {side} x {side} patches; the picture needs {whole[1]} x {whole[0]}.",
+            f"Choose a picture of at most {side * patch} latent pixels a side"
+            f"{', or tiles with positions of their own' if tile is not None else ''}.",
         )
-    top, left = (side - height) // 2, (side - width) // 2
+    top, left = top + (side - whole[0]) // 2, left + (side - whole[1]) // 2
     square = table.view(1, side, side, -1)
     return square[:, top : top + height, left : left + width].reshape(1, height * width, -1)
 
@@ -256,9 +266,9 @@ class MMDiT(nn.Module):
         columns = waves[None].expand(side, side, -1)
         self.pos_embed.copy_(torch.cat([columns, rows], dim=2).reshape(1, side * side, -1))
 
-    def positions(self, height: int, width: int) -> Tensor:
-        """The middle of the position table for a picture of so many patches, (1, height * width, hidden)."""
-        return cropped_positions(self.pos_embed, height, width, self.config.patch_size)
+    def positions(self, height: int, width: int, tile: Tile | None = None) -> Tensor:
+        """What so many patches read of the position table, see ``cropped_positions``."""
+        return cropped_positions(self.pos_embed, height, width, self.config.patch_size, tile)
 
     def prepare_context(self, context: Tensor) -> PreparedContext:
         """The embedded text tokens; they depend on the prompt and on these weights alone.
@@ -268,7 +278,7 @@ class MMDiT(nn.Module):
         """
         return PreparedContext(((self.context_embedder(context),),), tokens=context.shape[1])
 
-    def embed_image(self, x: Tensor) -> Tensor:
+    def embed_image(self, x: Tensor, tile: Tile | None = None) -> Tensor:
         """A latent (B, in_channels, H, W) as tokens with their positions, (B, H * W / patch_size², hidden).
 
         Raises:
@@ -278,7 +288,7 @@ class MMDiT(nn.Module):
         patch = self.config.patch_size
         if H % patch or W % patch:
             raise BadRequest(f"The latent is {W} x {H}; both sides must be multiples of {patch}.")
-        return self.x_embedder(x) + self.positions(H // patch, W // patch).to(x.dtype)
+        return self.x_embedder(x) + self.positions(H // patch, W // patch, tile).to(x.dtype)
 
     def forward(
         self,
@@ -314,7 +324,7 @@ class MMDiT(nn.Module):
         ((text,),) = context.parts
         text = text.expand(B, -1, -1)
 
-        h = self.embed_image(x)
+        h = self.embed_image(x, patches.call.tile if patches is not None else None)
         emb = self.t_embedder(sinusoid(timestep, TIMESTEP_WAVES).to(x.dtype)) + self.y_embedder(pooled)
         for index, block in enumerate(self._blocks):
             if index in skip_blocks:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from backend.diffusion.patching import Tile
 from backend.errors import BadRequest
 from backend.formats.control_configs import MMDiTControlConfig
 from backend.nn.attention import PreparedContext, attend, merge_heads
@@ -74,13 +75,20 @@ class JointControl(StartsAtZero, nn.Module):
         return self.pos_embed_input(hint)
 
     def forward(
-        self, x: Tensor, timestep: Tensor, context: Tensor | PreparedContext, pooled: Tensor, hint: Tensor
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | PreparedContext,
+        pooled: Tensor,
+        hint: Tensor,
+        tile: Tile | None = None,
     ) -> list[Tensor]:
         """Run the network once.
 
         Args:
             x, timestep, context, pooled: as for the MMDiT; ``context`` prepared by this network.
             hint: (B or 1, N, hidden), from ``prepare_hint``.
+            tile: where ``x`` lies in the whole latent; None: it is that.
         Returns:
             Residuals (B, N, hidden), one for each block.
         """
@@ -89,7 +97,7 @@ class JointControl(StartsAtZero, nn.Module):
         ((text,),) = context.parts
         text = text.expand(x.shape[0], -1, -1)
         patch = self.config.patch_size
-        positions = cropped_positions(self.pos_embed, x.shape[2] // patch, x.shape[3] // patch, patch)
+        positions = cropped_positions(self.pos_embed, x.shape[2] // patch, x.shape[3] // patch, patch, tile)
         h = self.x_embedder(x) + positions.to(x.dtype) + hint
         emb = self.t_embedder(sinusoid(timestep, TIMESTEP_WAVES).to(x.dtype)) + self.y_embedder(pooled)
         residuals: list[Tensor] = []
@@ -135,13 +143,16 @@ class SingleControl(StartsAtZero, nn.Module):
         """The hint's latent (B, hint_channels, H, W) as tokens (B, N, hidden)."""
         return self.pos_embed_input(hint)
 
-    def forward(self, main: MMDiT, x: Tensor, timestep: Tensor, pooled: Tensor, hint: Tensor) -> list[Tensor]:
+    def forward(
+        self, main: MMDiT, x: Tensor, timestep: Tensor, pooled: Tensor, hint: Tensor, tile: Tile | None = None
+    ) -> list[Tensor]:
         """Run the network once.
 
         Args:
             main: the network that is guided; its embedders are used.
             x, timestep, pooled: as for the main network.
             hint: (B or 1, N, hidden), from ``prepare_hint``.
+            tile: where ``x`` lies in the whole latent; None: it is that.
         Returns:
             Residuals (B, N, hidden), one for each block.
         Raises:
@@ -154,7 +165,7 @@ class SingleControl(StartsAtZero, nn.Module):
                 "Use it with the checkpoint that it was trained for (SD3.5 Large: 2432).",
             )
         if self.x_embedder is None:
-            h = main.embed_image(x)
+            h = main.embed_image(x, tile)
         else:
             h, pooled = self.x_embedder(x), main.y_embedder(pooled)
         h = h + hint

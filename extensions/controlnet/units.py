@@ -61,7 +61,7 @@ def unit_patches(unit: UnitParameters, label: str, job: JobView, model: ModelVie
     strength = strength_of(unit.weight, unit.mode, is_adapter=control.info.kind == "T2I-Adapter")
     guide = model.guide(control, hint_of(unit, label, job, model.start, size), strength)
     compute = without_uncond(guide) if leaves_out_uncond(unit.mode) else everywhere(guide)
-    return [Residuals(compute=compute, scope=scope, label=label)]
+    return [Residuals(compute=compute, scope=scope, label=label, in_tiles=True)]
 
 
 Compute = Callable[[NetworkInputs, Call], Residual | None]
@@ -69,7 +69,7 @@ Compute = Callable[[NetworkInputs, Call], Residual | None]
 
 def everywhere(guide: Guide) -> Compute:
     """On every branch."""
-    return lambda inputs, _call: guide(*inputs)
+    return lambda inputs, call: guide(*inputs, call.tile)
 
 
 def without_uncond(guide: Guide) -> Compute:
@@ -79,7 +79,7 @@ def without_uncond(guide: Guide) -> Compute:
         if all(branch == "uncond" for branch in call.branches):
             return None
         marks = [0.0 if branch == "uncond" else 1.0 for branch in call.branches for _ in range(call.images)]
-        return _by_row(guide(*inputs), inputs.x.new_tensor(marks))
+        return _by_row(guide(*inputs, call.tile), inputs.x.new_tensor(marks))
 
     return compute
 

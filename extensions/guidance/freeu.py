@@ -47,7 +47,12 @@ def freeu_patches(parameters: FreeUParameters, model: ModelView) -> list[Patch]:
         blocks = tuple(block for block, channels in backbones.items() if channels == width)
         scope = Scope(blocks=blocks, start=parameters.start, end=parameters.end)
         patches.append(
-            BlockInput(change=_scaling(width, backbone, skip), scope=scope, label=f"FreeU at {width} channels")
+            BlockInput(
+                change=_scaling(width, backbone, skip),
+                scope=scope,
+                label=f"FreeU at {width} channels",
+                in_tiles=True,
+            )
         )
     return patches
 

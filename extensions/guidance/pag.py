@@ -57,7 +57,7 @@ def pag_patches(parameters: PagParameters, model: ModelView) -> list[Patch]:
     )
     return [
         AddBranch(branch=BRANCH, scope=window, label="perturbed branch"),
-        AttentionReplace(replace=attend_to_self, scope=perturbed, label="identity attention"),
+        AttentionReplace(replace=attend_to_self, scope=perturbed, label="identity attention", in_tiles=True),
         AfterGuidance(change=away_from(BRANCH, parameters.scale), scope=window, label="perturbed-attention term"),
     ]
 

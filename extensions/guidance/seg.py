@@ -65,7 +65,7 @@ def seg_patches(parameters: SegParameters, model: ModelView) -> list[Patch]:
 
     return [
         AddBranch(branch=BRANCH, scope=window, label="smoothed branch"),
-        AttentionInput(change=blur, scope=smoothed, label="blurred queries"),
+        AttentionInput(change=blur, scope=smoothed, label="blurred queries", in_tiles=True),
         AfterGuidance(change=away_from(BRANCH, parameters.scale), scope=window, label="smoothed-energy term"),
     ]
 

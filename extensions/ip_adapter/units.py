@@ -59,7 +59,7 @@ def unit_patches(unit: UnitParameters, label: str, job: JobView, model: ModelVie
     adapter = cast("Adapter", _network(model, "ip_adapter", unit.adapter, label))
     change = (_joint if info.kind.is_joint else _cross)(adapter, seen, unit.weight, model)
     scope = Scope(blocks=blocks, attentions=("cross", "joint"), start=unit.start, end=unit.end, region=region)
-    return [AttentionOutput(change=change, scope=scope, label=label)]
+    return [AttentionOutput(change=change, scope=scope, label=label, in_tiles=True)]
 
 
 def _seen(unit: UnitParameters, label: str, info: AdapterInfo, picture: Image.Image, model: ModelView) -> Tensor:

@@ -71,7 +71,7 @@ class RegionalBias:
 
     def _bias(self, text: RegionalText | None, qkv: QKV, place: Place, call: Call) -> Tensor:
         rows, columns = qkv.q.shape[2], qkv.k.shape[2]
-        key = (id(text), token_grid(call, place), rows, columns, qkv.q.dtype, qkv.q.device)
+        key = (id(text), call.tile, token_grid(call, place), rows, columns, qkv.q.dtype, qkv.q.device)
         if key not in self._known:
             bias = torch.zeros(rows, columns)
             if text is not None and place.attention == "joint":

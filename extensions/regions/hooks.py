@@ -93,4 +93,4 @@ def _reading(
     if panel.mode == "latent" and not negative:
         patches += branch_patches(texts, acting, counted, model.steps, panel.until)
     window = Scope(attentions=("cross", "joint"), end=panel.until)
-    return [*patches, AttentionBias(bias=bias, scope=window, label="sight of the regions")]
+    return [*patches, AttentionBias(bias=bias, scope=window, label="sight of the regions", in_tiles=True)]

@@ -33,7 +33,7 @@ class Capture:
 
     def timed(self) -> list[Patch]:
         """``patches`` for a run without reuse, whose calls nobody else counts."""
-        return [ModelCall(wrap=self.tally.around, label="count of operations"), *self.patches()]
+        return [ModelCall(wrap=self.tally.around, label="count of operations", in_tiles=True), *self.patches()]
 
     def _look(self, guided: Tensor, outputs: Outputs) -> Tensor:
         del outputs

@@ -27,6 +27,7 @@ from backend.api import (
     Patch,
     Place,
     Scope,
+    Tile,
     choice,
     flag,
     number,
@@ -79,8 +80,9 @@ class StepCacheParameters(Parameters):
         return self.interval != 1 and self.threshold > 0
 
 
-#: A branch, the id of its conditioning, the adapters in the weights, whether it is an aside, the pass in its call.
-Key = tuple[str, int, Hashable, bool, int]
+#: A branch, the id of its conditioning, the adapters in the weights, whether it is an aside, where in the picture the
+#: call lies, the pass in it.
+Key = tuple[str, int, Hashable, bool, Tile | None, int]
 
 
 @dataclass
@@ -120,7 +122,7 @@ class Kept:
 
 @dataclass
 class Pass:
-    """One way through the network: a call, or a part of one where another patch calls it by tiles.
+    """One way through the network: a call, or one of several that another patch makes of it.
 
     Attributes:
         last: number of the block that was entered last.
@@ -142,7 +144,7 @@ class Pass:
         """What is kept of each branch is known by this."""
         call = self.call
         read = zip(call.branches, call.conditioning, strict=True)
-        return [(branch, id(given), call.adapters, call.aside, self.number) for branch, given in read]
+        return [(branch, id(given), call.adapters, call.aside, call.tile, self.number) for branch, given in read]
 
 
 class DeepFeatures:
@@ -167,9 +169,9 @@ class DeepFeatures:
         """What looks at the shallow blocks, runs or replaces the deep ones, and counts."""
         shallow, deep = Scope(blocks=self._cut.shallow), Scope(blocks=self._cut.deep)
         return [
-            ModelCall(wrap=self._tally.around, label="count of operations"),
-            BlockInput(change=self.enter, scope=shallow, label="look at the first blocks"),
-            BlockReplace(replace=self.deep_block, scope=deep, label="deep features"),
+            ModelCall(wrap=self._tally.around, label="count of operations", in_tiles=True),
+            BlockInput(change=self.enter, scope=shallow, label="look at the first blocks", in_tiles=True),
+            BlockReplace(replace=self.deep_block, scope=deep, label="deep features", in_tiles=True),
         ]
 
     def enter(self, state: BlockState, place: Place, call: Call) -> BlockState:

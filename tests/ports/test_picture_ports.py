@@ -33,10 +33,10 @@ def test_the_network_never_sees_more_than_a_tile(ported, checkpoint):
     network = here.manager.denoiser(here.catalog.checkpoint(checkpoint))
     seen: list[tuple[int, ...]] = []
     handle = network.register_forward_pre_hook(lambda _module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
-    pixels(here, checkpoint, width=128, height=64, panel=("tiles", {"side": 6, "overlap": 2}))
+    pixels(here, checkpoint, width=128, height=96, panel=("tiles", {"side": 8, "overlap": 4}))
     handle.remove()
-    assert set(seen) == {(6, 6)}
-    assert len(seen) == 2 * 2 * 4  # steps, rows, columns
+    assert set(seen) == {(8, 8)}
+    assert len(seen) == 2 * 2 * 3  # steps, rows, columns
 
 
 def test_details_are_painted_anew_and_the_rest_stays_to_the_bit(ported, checkpoint):

@@ -93,4 +93,4 @@ def patch_job(job: JobView, model: ModelView) -> list[Patch]:
         return state._replace(image=moved.transpose(1, 2).reshape(image.shape) if image.ndim == 4 else moved)
 
     names = tuple(name.replace("_", ".") for name in modules)
-    return [BlockOutput(change=over_frames, scope=Scope(blocks=names), label="motion modules")]
+    return [BlockOutput(change=over_frames, scope=Scope(blocks=names), label="motion modules", in_tiles=True)]

@@ -18,7 +18,9 @@ from backend.api import (
     PanelSpec,
     Parameters,
     Patch,
+    RunModel,
     VaeDecode,
+    flag,
     hookimpl,
     whole,
 )
@@ -31,6 +33,9 @@ class Tiles(Parameters):
 
     side: int = whole(96, low=4, high=512, label="Tile", help="Side of a tile, in latent cells of 8 pixels.")
     overlap: int = whole(48, low=0, high=256, label="Overlap")
+    own_positions: bool = flag(
+        label="Each tile a picture", help="SD3.5: a tile's positions are those of a picture of its size."
+    )
 
 
 @hookimpl
@@ -41,30 +46,34 @@ def register_panels() -> list[PanelSpec]:
 
 @hookimpl
 def patch_job(job: JobView, model: ModelView) -> list[Patch]:
-    """Around the network and around the decoder."""
-    del model
+    """Around the network and around the decoder; none where the picture is one tile."""
     values = job.values["tiles"]
-    if not isinstance(values, Tiles):
+    height, width = model.latent[1:]
+    if not isinstance(values, Tiles) or max(height, width) <= values.side:
         return []
+    grid = max(place.scale for place in model.places)  # tiles begin where the coarsest features do
 
-    def network(x: Tensor, _call: Call, run: Callable[[Tensor], Tensor]) -> Tensor:
-        return _averaged(x, run, values, 1)
+    def network(x: Tensor, _call: Call, run: RunModel) -> Tensor:
+        def tile(part: Tensor, top: int, left: int) -> Tensor:
+            return run(part, (top, left), own_positions=values.own_positions)
+
+        return _averaged(x, tile, values, grid)
 
     def decoder(raw: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        return _averaged(raw, run, values, CELL)
+        return _averaged(raw, lambda part, _top, _left: run(part), values, 1, CELL)
 
-    return [ModelCall(wrap=network, label="tiles"), VaeDecode(wrap=decoder, label="tiles")]
+    return [ModelCall(wrap=network, makes_tiles=True, label="tiles"), VaeDecode(wrap=decoder, label="tiles")]
 
 
-def _averaged(x: Tensor, run: Callable[[Tensor], Tensor], tiles: Tiles, scale: int) -> Tensor:
-    if max(x.shape[-2:]) <= tiles.side:
-        return run(x)
+def _averaged(x: Tensor, run: Callable[[Tensor, int, int], Tensor], tiles: Tiles, grid: int, scale: int = 1) -> Tensor:
+    """What ``run`` makes of each tile, in the middle of the others; ``scale`` times as large."""
+    height, width = x.shape[2], x.shape[3]
     total = count = None
-    for rows in _spans(x.shape[-2], tiles):
-        for columns in _spans(x.shape[-1], tiles):
-            out = run(x[..., rows, columns])
+    for rows in _spans(height, tiles, grid):
+        for columns in _spans(width, tiles, grid):
+            out = run(x[..., rows, columns], rows.start, columns.start)
             if total is None or count is None:
-                total = out.new_zeros(*out.shape[:2], scale * x.shape[-2], scale * x.shape[-1])
+                total = out.new_zeros(*out.shape[:2], scale * height, scale * width)
                 count = torch.zeros_like(total[:1, :1])
             place = (..., _scaled(rows, scale), _scaled(columns, scale))
             total[place] += out
@@ -74,13 +83,13 @@ def _averaged(x: Tensor, run: Callable[[Tensor], Tensor], tiles: Tiles, scale: i
     return total / count
 
 
-def _spans(length: int, tiles: Tiles) -> Iterator[slice]:
-    """Pieces of at most the tile's side that overlap and cover everything, all of one length."""
-    side, step = min(tiles.side, length), max(1, tiles.side - tiles.overlap)
-    count = max(1, -(-(length - side) // step) + 1)
-    for number in range(count):
-        begin = min(number * step, length - side)
-        yield slice(begin, begin + side)
+def _spans(length: int, tiles: Tiles, grid: int) -> Iterator[slice]:
+    """Pieces that overlap and cover everything and begin on the grid; the last one may be longer by less than that."""
+    side = max(grid, min(tiles.side, length) // grid * grid)
+    step = max(grid, (side - tiles.overlap) // grid * grid)
+    last = (length - side) // grid * grid
+    for begin in dict.fromkeys([*range(0, last, step), last]):
+        yield slice(begin, length if begin == last else begin + side)
 
 
 def _scaled(span: slice, scale: int) -> slice:
