@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from backend.approvals import Approvals
+from backend.importing import LOOSE_PACKAGE
 from backend.manifest import find_extensions
 
 MANIFEST = 'name = "{name}"\ntitle = "{name}"\nversion = "1.0"\napi = "{api}"\n{side} = "hooks"\n{more}\n'
@@ -25,3 +27,9 @@ def approve_all(folder: Path, approvals: Approvals) -> None:
     """Switch everything in a folder on, as it is now."""
     for found in find_extensions(folder / "no bundled ones", [folder]):
         approvals.set(found, on=True)
+
+
+def forget_loose_extensions() -> None:
+    """Take the modules of loose extensions out of this process, so that the next test imports its own."""
+    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
+        del sys.modules[name]

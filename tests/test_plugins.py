@@ -16,7 +16,7 @@ from backend.hookspecs import hookimpl
 from backend.importing import LOOSE_PACKAGE
 from backend.manifest import folder_hash
 from backend.plugins import STRIKES, ExtensionFailed, Plugins
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 
 GOOD = (
     "from backend.hookspecs import hookimpl\n\n@hookimpl\ndef on_shutdown():\n    calls.append('{0}')\n\ncalls = []\n"
@@ -26,8 +26,7 @@ GOOD = (
 @pytest.fixture(autouse=True)
 def forget_modules():
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 class Place:

@@ -5,7 +5,6 @@ Every figure comes from the engine's own path (model manager, pipeline, sampler)
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
 from contextlib import suppress
@@ -25,16 +24,16 @@ from backend.engine.bench_memory import Memory, PeakMemory
 from backend.engine.bench_peer import PeerFigures
 from backend.engine.device import dtype_name
 from backend.engine.engine import VERSION, Engine
-from backend.engine.job import Job
+from backend.engine.extensions import Between
+from backend.engine.job import Job, no_patches
 from backend.engine.latents import LATENT_CELL, decode_latents
+from backend.engine.prepare import prepare_job
 from backend.engine.prompting import PromptCache, Prompting
 from backend.engine.start import Start
 from backend.engine.stopwatch import synchronise, timed
-from backend.families.table import FAMILIES
 from backend.formats.configs import CheckpointInfo, Part, UNetConfig
 from backend.nn.mmdit import MMDiT
 from backend.nn.unet import UNet
-from backend.records.resolve import resolve
 from backend.request import GenerationRequest
 
 PROMPT = "a fox on the left and a green heart on the right, on a white background"
@@ -227,25 +226,19 @@ def matmul_rate(engine: Engine, side: int, repeats: int = 5) -> float:
 
 
 def _job(engine: Engine, request: GenerationRequest) -> Job:
-    """A txt2img job as the engine would prepare it, long enough for the timing."""
-    info, vae = engine.catalog.asked_by(request)
+    """A txt2img job as the engine prepares it, long enough for the timing."""
     request = replace(
         request, prompt=PROMPT, negative_prompt="", steps=MOST_STEPS, seed=0, sampler="euler", schedule="automatic"
     )
-    request = resolve(request, info, engine.registry, vae=vae, rng=random.Random(0)).request  # noqa: S311 - no secret
-    family = FAMILIES[info.family]
-    return Job(
-        request=request,
-        info=info,
-        vae=vae,
-        family=family,
-        prediction=family.prediction(info, request),
-        init_image=None,
-        mask=None,
-        batching=engine.batching(request),
+    job, _ = prepare_job(
+        engine,
+        request,
         check=lambda: None,
-        on_note=lambda _note: None,
+        note=lambda _note: None,
+        between=Between(),
+        patches_for=no_patches,
     )
+    return job
 
 
 def _other_words(job: Job, number: int) -> Job:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -17,14 +16,13 @@ from backend.engine.engine import Engine
 from backend.engine.torch_guard import TorchGuard
 from backend.errors import BadRequest, NotFound
 from backend.extending import ActionResult, ActionSpec, PanelSpec
-from backend.importing import LOOSE_PACKAGE
 from backend.parameters import Parameters
 from backend.plugins import ExtensionFailed
 from backend.request import request_to_json
 from backend.settings import load_settings
 from tests.acting import BUTTONS, OTHER
 from tests.engine.conftest import ask
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +33,7 @@ def acting(models_dir, tmp_path_factory) -> Iterator[Engine]:
     settings = load_settings(data_dir=folder, models_dir=models_dir, device="cpu", dtype="float32")
     approve_all(folder / "extensions", Approvals(settings.approvals))
     yield Engine(settings)
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def press(engine: Engine, name: str, panel: str = "buttons", **fields):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -16,13 +15,12 @@ from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
 from backend.errors import BadRequest, Cancelled
 from backend.events import Step
-from backend.importing import LOOSE_PACKAGE
 from backend.plugins import ExtensionFailed
 from backend.settings import load_settings
 from tests.adapters.making import lora, tiny_modules
 from tests.builders import tiny_checkpoint
 from tests.engine.conftest import ask
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 
 MIX = """
 from dataclasses import replace
@@ -107,8 +105,7 @@ def mixing(tmp_path: Path) -> Iterator[Engine]:
     write_extension(tmp_path / "extensions", "zclash", CLASH)
     approve_all(tmp_path / "extensions", Approvals(settings.approvals))
     yield Engine(settings)
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def pixels(engine: Engine, prompt: str = "a fox", **fields: object) -> list[np.ndarray]:

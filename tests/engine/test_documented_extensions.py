@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,10 @@ from backend.approvals import Approvals
 from backend.checkpoints.save import write_tensors
 from backend.engine.engine import Engine
 from backend.errors import ModelUnsupported
-from backend.importing import LOOSE_PACKAGE
 from backend.settings import load_settings
 from backend.testing.conformance import conformance
 from tests.engine.conftest import ask
-from tests.extending import approve_all
+from tests.extending import approve_all, forget_loose_extensions
 from webui.new_extension import write_new_extension
 
 DOCS = Path(__file__).parents[2] / "docs" / "extensions"
@@ -48,8 +46,7 @@ def authors(models_dir, tmp_path_factory):
     settings = load_settings(data_dir=data, models_dir=models_dir, device="cpu", dtype="float32")
     approve_all(data / "extensions", Approvals(settings.approvals))
     yield Engine(settings)
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def picture(engine: Engine, request) -> np.ndarray:

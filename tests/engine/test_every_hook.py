@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import sys
 
 import pytest
 
 from backend import hookspecs
 from backend.approvals import Approvals
 from backend.engine.engine import Engine
-from backend.importing import LOOSE_PACKAGE
 from backend.records.outputs import Outputs
 from backend.testing.engines import ask, tiny_settings
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 
 HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, "easel_spec")]
 HEAD = """
@@ -74,8 +72,7 @@ def calls(easel_models, tmp_path_factory):
     assert extension.failures == 0, extension.reason
     assert extension.module is not None
     yield extension.module.calls
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 @pytest.mark.parametrize("name", HOOKS)

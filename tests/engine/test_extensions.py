@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from backend.diffusion.patching import PatchRefused
 from backend.engine.engine import Engine
 from backend.engine.torch_guard import TorchGuard
 from backend.errors import BadRequest, ModelUnsupported
-from backend.importing import LOOSE_PACKAGE
 from backend.plugins import ExtensionFailed
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import request_to_json
 from backend.settings import load_settings
 from tests.engine.conftest import SIZE, ask, mask_bytes, picture_bytes
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 
 HEAD = """
 from dataclasses import replace
@@ -109,8 +107,7 @@ def make(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         return Engine(settings)
 
     yield build
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def panel(name: str, version: int = 2, **values: object) -> dict[str, object]:

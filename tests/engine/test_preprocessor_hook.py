@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import torch
 
 from backend.approvals import Approvals
 from backend.engine.engine import Engine
-from backend.importing import LOOSE_PACKAGE
 from backend.plugins import ExtensionFailed
 from backend.settings import load_settings
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 
 STRIPES = """
 import torch
@@ -50,8 +48,7 @@ def striped(tmp_path: Path) -> Iterator[Engine]:
     write_extension(tmp_path / "extensions", "zclash", CLASH)
     approve_all(tmp_path / "extensions", Approvals(settings.approvals))
     yield Engine(settings)
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def test_hook_register_preprocessors(striped: Engine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,18 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.engine import pipeline
 from backend.engine.engine import Engine
-from backend.engine.job import Job
 from backend.engine.latents import latent_format
-from backend.engine.prompting import PromptCache, Prompting
-from backend.engine.start import Start
-from backend.families.table import FAMILIES
 from backend.formats.configs import Family
-from backend.records.resolve import resolve
 from backend.request import GenerationRequest
 from backend.settings import load_settings
 from tests.builders import tiny_checkpoint
+from tests.families.running import Way, job_of, run_job
 
 #: Name -> family, and what makes its output another than the family's usual one.
 CHECKPOINTS: Mapping[str, tuple[Family, Mapping[str, object]]] = {
@@ -49,49 +43,20 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Way):
     """What our pipeline made on its way to a picture.
 
     Attributes:
-        states: x after each step, (1, C, h, w).
         decoded: the VAE's output, (1, 3, H, W).
     """
 
-    prompting: Prompting
-    sigmas: Tensor
-    states: tuple[Tensor, ...]
     decoded: Tensor
-
-
-def job_for(engine: Engine, request: GenerationRequest) -> Job:
-    """A job as the engine prepares it."""
-    info = engine.catalog.checkpoint(request.checkpoint)
-    request = resolve(request, info, engine.registry, rng=random.Random(0)).request
-    family = FAMILIES[info.family]
-    return Job(
-        request=request,
-        info=info,
-        vae=None,
-        family=family,
-        prediction=family.prediction(info, request),
-        init_image=None,
-        mask=None,
-        batching="batched",
-        check=lambda: None,
-        on_note=lambda _note: None,
-    )
 
 
 def run_pipeline(engine: Engine, request: GenerationRequest) -> Trajectory:
     """The pipeline's own functions in their order, without the way to and from files."""
-    job = job_for(engine, request)
-    sigmas = pipeline.sigmas_of(job)
-    prompting = PromptCache().encode(job, engine.manager, len(sigmas) - 1)
-    states: list[Tensor] = []
-    ((_, _, latents),) = pipeline.sample_batches(
-        job, engine.manager, prompting, Start(), sigmas, lambda _batch, state: states.append(state.x.clone())
-    )
-    assert torch.equal(latents, states[-1])
+    job = job_of(engine, request)
+    way = run_job(engine, job)
     with torch.inference_mode():
-        decoded = engine.manager.vae(job.info).decode(latent_format(job).decode(latents))
-    return Trajectory(prompting, sigmas, tuple(states), decoded)
+        decoded = engine.manager.vae(job.info).decode(latent_format(job).decode(way.states[-1]))
+    return Trajectory(way.prompting, way.sigmas, way.states, decoded)

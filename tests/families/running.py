@@ -6,13 +6,14 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from backend.engine import pipeline
 from backend.engine.engine import Engine
 from backend.engine.job import Job
-from backend.engine.prompting import PromptCache
+from backend.engine.prompting import PromptCache, Prompting
 from backend.engine.shares import with_refiner
 from backend.engine.start import prepare_start
 from backend.families.table import FAMILIES
@@ -22,8 +23,9 @@ from backend.request import GenerationRequest
 
 @dataclass(frozen=True)
 class Way:
-    """What was made on the way to the pictures: sigmas, and ``x`` after each step, (1, C, h, w)."""
+    """What was made on the way to the pictures: conditioning, sigmas, and ``x`` after each step, (1, C, h, w)."""
 
+    prompting: Prompting
     sigmas: Tensor
     states: tuple[Tensor, ...]
 
@@ -65,9 +67,8 @@ def run_job(engine: Engine, job: Job) -> Way:
     prompting = PromptCache().encode(job, engine.manager, len(sigmas) - 1)
     start = prepare_start(job, engine.manager)
     states: list[Tensor] = []
-    list(
-        pipeline.sample_batches(
-            job, engine.manager, prompting, start, sigmas, lambda _batch, state: states.append(state.x.clone())
-        )
+    ((_, _, latents),) = pipeline.sample_batches(
+        job, engine.manager, prompting, start, sigmas, lambda _batch, state: states.append(state.x.clone())
     )
-    return Way(sigmas, tuple(states))
+    assert torch.equal(latents, states[-1])
+    return Way(prompting, sigmas, tuple(states))

@@ -12,7 +12,8 @@ from torch import Tensor
 from backend.engine.engine import Engine
 from backend.request import GenerationRequest
 from tests.builders import tiny_clip_tokenizer, tiny_t5_tokenizer
-from tests.families.conftest import Trajectory, job_for, run_pipeline
+from tests.families.conftest import Trajectory, run_pipeline
+from tests.families.running import job_of
 from tests.oracles.diffusers_pipelines import sd3_pipeline, sdxl_pipeline
 
 pytestmark = [
@@ -186,7 +187,7 @@ def test_fact_8_zeros_for_t5_are_diffusers_and_without_them_there_are_clip_s_tok
 def test_an_sd3_trajectory_is_diffusers(engine: Engine, sd3: Any, use_t5: bool, negative: str):
     request = ask("sd3", negative_prompt=negative, use_t5=use_t5, shift=2.5)
     ours = run_pipeline(engine, request)
-    info = job_for(engine, request).info
+    info = job_of(engine, request).info
     assert info.t5 is not None
     with torch.no_grad():
         context, empty_context, pooled, empty_pooled = sd3.encode_prompt(

@@ -20,7 +20,7 @@ from backend.records.outputs import Outputs
 from backend.request import GenerationRequest
 from backend.text.embeddings import embedding_words
 from tests.builders import tiny_clip_tokenizer
-from tests.families.conftest import job_for
+from tests.families.running import job_of
 from tests.families.test_against_diffusers import close
 from tests.oracles.diffusers_pipelines import sdxl_pipeline
 
@@ -54,7 +54,7 @@ def folder(engine: Engine) -> Iterator[Path]:
 
 def encoded(engine: Engine, checkpoint: str, prompt: str, **fields: Any) -> Prompting:
     request = GenerationRequest(checkpoint=checkpoint, prompt=prompt, width=96, height=64, steps=4, seed=1, **fields)
-    job = job_for(engine, request)
+    job = job_of(engine, request)
     words = embedding_words(engine.catalog.files.folder("embeddings"))
     return PromptCache().encode(replace_words(job, words), engine.manager, 4)
 

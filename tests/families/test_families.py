@@ -17,7 +17,7 @@ from backend.nn.layers import sinusoid
 from backend.request import GenerationRequest
 from backend.text.prompt import ParsedPrompt, parse_prompt
 from backend.text.tokenize import clip_tokenizer
-from tests.families.conftest import job_for
+from tests.families.running import job_of
 from tests.text.tiny import info, sources
 
 LONG = "fox " * 60  # 180 letters, one token each here: three chunks of 75
@@ -26,7 +26,7 @@ LONG = "fox " * 60  # 180 letters, one token each here: three chunks of 75
 def encoded(engine: Engine, checkpoint: str, **fields: Any) -> Prompting:
     fields = {"width": 96, "height": 64, "steps": 4, "cfg_scale": 3.0, "seed": 1} | fields
     request = GenerationRequest(checkpoint=checkpoint, **fields)
-    return PromptCache().encode(job_for(engine, request), engine.manager, 4)
+    return PromptCache().encode(job_of(engine, request), engine.manager, 4)
 
 
 def positive(prompting: Prompting) -> Conditioning:

@@ -12,7 +12,8 @@ from PIL import Image
 from backend.diffusion.samplers import SAMPLERS
 from backend.engine.engine import Engine
 from backend.errors import BadRequest
-from tests.families.conftest import job_for, run_pipeline
+from tests.families.conftest import run_pipeline
+from tests.families.running import job_of
 from tests.families.test_against_diffusers import ask
 
 KINDS = pytest.mark.parametrize("name", ["sd1", "sd2", "sd2-v", "sdxl-v-zsnr", "cosxl", "playground"])
@@ -80,11 +81,11 @@ def test_size_conditioning_has_no_effect_and_says_so(engine: Engine):
 
 def test_clip_skip_is_the_last_layer_for_sd1_and_the_one_before_for_sd2(engine: Engine):
     for name, layer in [("sd1", 1), ("sd2", 2)]:
-        assert job_for(engine, ask(name)).request.clip_skip == layer
+        assert job_of(engine, ask(name)).request.clip_skip == layer
         left, right = (run_pipeline(engine, ask(name, clip_skip=skip)) for skip in (None, layer))
         assert torch.equal(left.prompting.cond[0].at(0).context, right.prompting.cond[0].at(0).context)
     with pytest.raises(BadRequest, match="has 2 layers"):
-        job_for(engine, ask("sd2", clip_skip=3))
+        job_of(engine, ask("sd2", clip_skip=3))
 
 
 def test_long_prompts_and_and_work_with_one_encoder(engine: Engine):

@@ -11,7 +11,8 @@ from torch import Tensor
 from backend.engine.engine import Engine
 from backend.formats.configs import CheckpointInfo, UNetConfig
 from tests.builders import tiny_clip_tokenizer
-from tests.families.conftest import job_for, run_pipeline
+from tests.families.conftest import run_pipeline
+from tests.families.running import job_of
 from tests.families.test_against_diffusers import (
     GRAMMAR_FREE,
     HEIGHT,
@@ -145,7 +146,7 @@ def test_the_persons_word_on_zero_terminal_snr_decides_what_is_computed(engine: 
 
 @pytest.mark.parametrize("name", ["cosxl", "playground"])
 def test_what_an_edm_file_says_reaches_the_job(engine: Engine, name: str):
-    job = job_for(engine, ask(name))
+    job = job_of(engine, ask(name))
     info: CheckpointInfo = job.info
     assert isinstance(info.denoiser, UNetConfig)
     assert (job.prediction.kind, job.prediction.sigma_max) == (

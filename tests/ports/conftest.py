@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import pytest
 
 from backend.approvals import Approvals
 from backend.engine.engine import Engine
-from backend.importing import LOOSE_PACKAGE
 from backend.settings import load_settings
 from tests.engine.conftest import ask, checkpoint, engine, models_dir
-from tests.extending import approve_all
+from tests.extending import approve_all, forget_loose_extensions
 
 __all__ = ["checkpoint", "engine", "models_dir"]
 HERE = Path(__file__).parent
@@ -33,8 +31,7 @@ def ported(models_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         return made
 
     yield build
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def pixels(engine: Engine, checkpoint: str, **fields: object) -> np.ndarray:

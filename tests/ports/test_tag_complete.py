@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from backend.importing import LOOSE_PACKAGE
 from tests.engine.conftest import ask
+from tests.extending import forget_loose_extensions
 from tests.ports.place import install
 from tests.webui.running import running
 
@@ -31,8 +31,7 @@ def save(engine, checkpoint, prompt, **more):
 
 def forget_modules():
     """As a new process would find it."""
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def test_picture_saved_model_loaded_and_on_shutdown_make_what_the_route_completes(ported, tmp_path):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from backend.approvals import Approvals
-from backend.importing import LOOSE_PACKAGE
 from tests.acting import BUTTONS
 from tests.builders import tiny_checkpoint
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 from webui.commands import easel
 
 
@@ -24,8 +21,7 @@ def place(tmp_path_factory):
     write_extension(folder / "extensions", "buttons", BUTTONS)
     approve_all(folder / "extensions", Approvals(folder / "extensions.json"))
     yield folder
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def run(place, *arguments: str):

@@ -12,8 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from backend.approvals import Approvals
-from backend.importing import LOOSE_PACKAGE
-from tests.extending import write_extension
+from tests.extending import forget_loose_extensions, write_extension
 from webui.commands import easel
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +22,7 @@ HEAD = "from backend.api import PanelSpec, Parameters, hookimpl, number\n\n"
 @pytest.fixture(autouse=True)
 def forget_modules():
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 def run(*arguments: str):

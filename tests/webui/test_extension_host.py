@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
 
 from backend.approvals import Approvals
-from backend.importing import LOOSE_PACKAGE
 from backend.request import GenerationRequest
-from tests.extending import approve_all, write_extension
+from tests.extending import approve_all, forget_loose_extensions, write_extension
 from tests.webui.running import FAKE_ENGINE, running, settings_for
 from webui.extension_host import ExtensionHost
 from webui.hook_calls import Deadlines
@@ -149,8 +147,7 @@ def write(folder, sides):
 @pytest.fixture(autouse=True)
 def forget_modules():
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] == LOOSE_PACKAGE]:
-        del sys.modules[name]
+    forget_loose_extensions()
 
 
 @pytest.fixture(scope="module")
