@@ -125,11 +125,7 @@ class Run:
     ) -> tuple[GenerationRequest, Plan, list[Picture]]:
         """One request of the order: resolved, its plan and its pictures."""
         engine = self.engine
-        self._patches.clear()
-        self._between = Between()
-        job, adapter_files = prepare_job(
-            engine, request, check=self.check, note=self.note, between=self._between, patches_for=self._patches_for
-        )
+        job, adapter_files = self.prepared(request)
         request = self.request = job.request
         progress.resolved(request)
         sigmas = pipeline.sigmas_of(job)
@@ -153,6 +149,14 @@ class Run:
         shelf.taken += len(pictures)
         self.pictures_done += len(pictures)
         return request, plan, [pictures[index] for index in sorted(pictures)]
+
+    def prepared(self, request: GenerationRequest) -> tuple[Job, tuple[Path, ...]]:
+        """One request of the order as ``prepare_job`` has it, with patches of its own."""
+        self._patches.clear()
+        self._between = Between()
+        return prepare_job(
+            self.engine, request, check=self.check, note=self.note, between=self._between, patches_for=self._patches_for
+        )
 
     def _make(self, making: Making, shelf: Shelf, progress: Progress) -> dict[int, Picture]:
         """The pictures of the batches to be made, by their place in the request."""

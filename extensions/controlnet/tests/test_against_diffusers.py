@@ -59,7 +59,7 @@ def our_way(engine, checkpoint: str, panels: dict[str, dict[str, object]], **fie
               "width": WIDTH, "height": HEIGHT}  # fmt: skip
     request: GenerationRequest = ask(checkpoint, extensions=stored, **(common | fields))
     run = Run(engine, lambda _event: None, threading.Event(), None, "job")
-    return run_job(engine, run._prepare(request))
+    return run_job(engine, run.prepared(request)[0])
 
 
 def follow(pipeline: Any, channels: int, sigmas: Tensor, **arguments: Any) -> list[Tensor]:

@@ -59,7 +59,7 @@ def our_way(engine, checkpoint: str, panels: dict[str, dict[str, object]], **fie
     common = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "cfg_scale": 3.5, "steps": STEPS, "seed": SEED,
               "width": WIDTH, "height": HEIGHT}  # fmt: skip
     run = Run(engine, lambda _event: None, threading.Event(), None, "job")
-    return run_job(engine, run._prepare(ask(checkpoint, extensions=stored, **(common | fields))))
+    return run_job(engine, run.prepared(ask(checkpoint, extensions=stored, **(common | fields)))[0])
 
 
 def follow(pipeline: Any, channels: int, sigmas: Tensor, **arguments: Any) -> list[Tensor]:
