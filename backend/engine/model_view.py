@@ -111,13 +111,13 @@ def _control(engine: Engine, job: Job, name: str) -> Control:
         return control.network
 
     own = [engine.manager.key(job.info, DENOISER)]
-    network = engine.manager.network(info.path, _kind(info, job), load, beside=own)
+    network = engine.manager.network(info.path, "control", load, beside=own, over=_under(engine, job, info))
     return cast("Control", network.easel_control)
 
 
-def _kind(info: ControlInfo, job: Job) -> str:
-    """What tells networks of one file apart: those that are laid over a checkpoint's weights are its own."""
-    return "control" if info.weights == "whole" else f"control for {job.info.path}"
+def _under(engine: Engine, job: Job, info: ControlInfo) -> PartKey | None:
+    """The denoiser over whose own weights, without any adapter, a control-LoRA or a difference is laid."""
+    return None if info.weights == "whole" else engine.manager.key(job.info, DENOISER)
 
 
 def named_networks(engine: Engine, job: Job) -> list[PartKey]:
@@ -127,7 +127,7 @@ def named_networks(engine: Engine, job: Job) -> list[PartKey]:
         if (kind, folder) == ("folder", "controlnet"):
             with suppress(UserError):
                 info = engine.catalog.control(name)
-                found.append(engine.manager.network_key(info.path, _kind(info, job)))
+                found.append(engine.manager.network_key(info.path, "control", _under(engine, job, info)))
     return list(dict.fromkeys(found))
 
 

@@ -152,21 +152,34 @@ class ModelManager:
         return resident.module
 
     @staticmethod
-    def network_key(path: Path, kind: str) -> PartKey:
-        """The identity of a network of a file beside a checkpoint's; ``kind``: how the file is read."""
+    def network_key(path: Path, kind: str, over: PartKey | None = None) -> PartKey:
+        """The identity of a network of a file beside a checkpoint's.
+
+        Args:
+            kind: how the file is read.
+            over: the part whose weights the file changes; then the network is of those files, too, as they are now.
+        """
         stat = path.stat()
-        return PartKey(((path, stat.st_size, stat.st_mtime_ns),), kind, "network", path.name, stat.st_size)
+        files = ((path, stat.st_size, stat.st_mtime_ns), *(over.files if over else ()))
+        kind = f"{kind} over {over.prefix}{over.part}" if over else kind
+        return PartKey(files, kind, "network", path.name, stat.st_size)
 
     def network(
-        self, path: Path, kind: str, load: Callable[[], nn.Module], beside: Sequence[PartKey] = ()
+        self,
+        path: Path,
+        kind: str,
+        load: Callable[[], nn.Module],
+        beside: Sequence[PartKey] = (),
+        over: PartKey | None = None,
     ) -> nn.Module:
         """A network beside the checkpoint's own, from memory or as ``load`` makes it; others leave if they must.
 
         Args:
             kind: who made it of the file, since one file may be read in several ways.
             beside: parts that it works with, which stay.
+            over: see ``network_key``.
         """
-        key = self.network_key(path, kind)
+        key = self.network_key(path, kind, over)
         resident = self._residents.get(key)
         if resident is None:
             self.drop(self.leaving([key, *beside]))
