@@ -11,7 +11,7 @@ from backend.control.guide import Guide, HintPicture
 from backend.control.hints import latent_hint, latent_rule, pixel_hint
 from backend.control.load import Control
 from backend.control.preprocessing import HintKind, NoParameters, PreprocessorSpec
-from backend.diffusion.boxes import box_region
+from backend.diffusion.boxes import box_region, region_map
 from backend.diffusion.conditioning import Conditioning, ScheduledConditioning
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.patched import region_tokens, seen_region, token_grid
@@ -185,6 +185,7 @@ __all__ = [
     "picture",
     "pixel_hint",
     "read_axis",
+    "region_map",
     "region_tokens",
     "registered",
     "seen_region",

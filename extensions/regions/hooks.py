@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from backend.api import AdapterChoice, AttentionBias, JobView, ModelView, PanelSpec, Patch, Scope, hookimpl
+from backend.api import AdapterChoice, AttentionBias, JobView, ModelView, PanelSpec, Patch, Scope, hookimpl, region_map
 from extensions.regions.attention import RegionalBias
 from extensions.regions.latent import branch_patches
 from extensions.regions.layout import drawn_masks, extents, feathered, read_weights, shares, split_masks
@@ -48,9 +47,7 @@ def scope_adapters(job: JobView, choices: Sequence[AdapterChoice]) -> Sequence[A
             return choice
         region = masks[number]
         if choice.region is not None:  # a box of the tag's own: what lies in both
-            region = region * F.interpolate(choice.region[None, None].float(), size=region.shape, mode="area")[0, 0].to(
-                region
-            )
+            region = region * region_map(choice.region, *region.shape)[0, 0].to(region)
         return replace(choice, region=region)
 
     return [placed(choice) for choice in choices]

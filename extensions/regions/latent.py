@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from backend.api import AddBranch, BeforeGuidance, Outputs, Patch, Scope
+from backend.api import AddBranch, BeforeGuidance, Outputs, Patch, Scope, region_map
 from extensions.regions.steps import Texts, alone
 
 
@@ -26,7 +25,10 @@ def branch_patches(texts: Texts, numbers: Sequence[int], shares: Tensor, steps: 
     window = Scope(end=until)
 
     def mixed(outputs: Outputs) -> Mapping[str, Tensor]:
-        parts = [outputs.denoised[branch] * _at_size(shares[number], outputs.x) for number, branch in branches.items()]
+        def at_size(share: Tensor) -> Tensor:
+            return region_map(share, outputs.x.shape[2], outputs.x.shape[3]).to(outputs.x)
+
+        parts = [outputs.denoised[branch] * at_size(shares[number]) for number, branch in branches.items()]
         return {"cond": sum(parts[1:], parts[0])}
 
     patches: list[Patch] = [
@@ -35,8 +37,3 @@ def branch_patches(texts: Texts, numbers: Sequence[int], shares: Tensor, steps: 
     for number, branch in branches.items():
         patches += alone(texts.parts[number], branch, texts, steps, until)
     return [*patches, BeforeGuidance(change=mixed, scope=window, label="regions put together")]
-
-
-def _at_size(share: Tensor, x: Tensor) -> Tensor:
-    """(h, w) -> (1, 1, h', w') as wide as the latent."""
-    return F.interpolate(share[None, None].to(x), size=(x.shape[2], x.shape[3]), mode="area")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from backend.api import BadRequest, box_region
+from backend.api import BadRequest, box_region, region_map
 
 MOST = 16  # regions of a layout
 _HINT = "Write widths of columns, as in 1,2,1; rows are separated by a semicolon: 1,1; 1, or with heights 2: 1,1; 1: 1."
@@ -43,7 +43,7 @@ def drawn_masks(pictures: list[Image.Image], height: int, width: int) -> Tensor:
     masks: list[Tensor] = []
     for number, picture in enumerate(pictures, start=1):
         pixels = torch.from_numpy(np.asarray(picture.convert("L"), dtype=np.float32) / 255)
-        mask = F.interpolate(pixels[None, None], size=(height, width), mode="area")[0, 0]
+        mask = region_map(pixels, height, width)[0, 0]
         if not bool(mask.any()):
             raise BadRequest(
                 f"Regions: drawn region {number} is empty.", "Draw it, or take it out.", field="extensions"
