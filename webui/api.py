@@ -14,6 +14,7 @@ from backend.records.metadata import PictureInfo
 from backend.request import GenerationRequest, parse_request, request_to_json
 from webui.extending import Hold, JobRecord, PictureRecord, StudioView, TabContext, TabSpec
 from webui.hookspecs import hookimpl
+from webui.word_lists import Word, WordList, WordsSpec
 
 __all__ = [
     "API_VERSION",
@@ -30,6 +31,9 @@ __all__ = [
     "TabContext",
     "TabSpec",
     "UserError",
+    "Word",
+    "WordList",
+    "WordsSpec",
     "hookimpl",
     "parse_request",
     "request_to_json",

@@ -24,6 +24,8 @@ from webui import hookspecs
 from webui.extending import Hold, StudioView, TabSpec, job_record, picture_record
 from webui.extension_routes import ExtensionRoutes
 from webui.hook_calls import Deadlines, HookThread, Watch
+from webui.word_finder import WordFinder
+from webui.word_lists import WordsSpec
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -74,6 +76,8 @@ class ExtensionHost:
                 plugins.observe("on_startup", only=owner, studio=self._views[owner])
             self.tabs: Sequence[OwnedTab] = tuple(self._registered_tabs())
             routers = dict(self._registered_routers())
+            words = {owner: self._registered_words(owner) for owner in plugins.implementers("register_words")}
+        self.words = WordFinder(words, watch, heeds=self._heeds, on_failure=plugins.strike, on_call=self._count)
         self.routes = ExtensionRoutes(
             MappingProxyType(routers),
             is_on=self.is_on,
@@ -198,6 +202,10 @@ class ExtensionHost:
             else:
                 kind = type(router).__name__
                 self.plugins.switch_off(owner, f"register_routes returned a {kind} instead of an APIRouter.")
+
+    def _registered_words(self, owner: str) -> Sequence[WordsSpec]:
+        found = self.plugins.registered("register_words", WordsSpec, only=owner, studio=self._views[owner])
+        return [spec for _, spec in found]
 
     # -- the queue
 

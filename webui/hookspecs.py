@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from webui.extending import Hold, JobRecord, PictureRecord, StudioView, TabSpec
+    from webui.word_lists import WordsSpec
 
 PROJECT = "easel"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -62,6 +63,17 @@ def register_routes(studio: StudioView) -> APIRouter:
     The router's paths begin after the prefix; folders of files are mounted on it with ``StaticFiles``. Its handlers run
     in an event loop of the extension's own, so that one that blocks it blocks nobody else. A ``UserError`` becomes its
     JSON body; any other exception a 500 that names the extension; no answer within a minute a 504.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def register_words(studio: StudioView) -> Sequence[WordsSpec]:
+    """Words for the list under the prompt boxes, offered while one types. Kind: registry.
+
+    ``WordsSpec.find`` is asked in a worker thread, for plain words or behind a mark of its own (``__``), and answers
+    with a few ``Word``; what it searches stays here. ``WordList`` searches up to 500,000. A search that raises, or
+    takes longer than two seconds, is a failure; after three the extension's are off until the next start.
     """
     raise NotImplementedError
 

@@ -34,23 +34,20 @@ if TYPE_CHECKING:
 HIDDEN = ("init_image", "mask", "key")
 
 
-def mount_options(page: str = "") -> dict[str, Any]:
-    """Keyword arguments for ``gr.mount_gradio_app`` that make the look: theme, styles and scripts.
-
-    Args:
-        page: what the scripts know their page by (``page_identity``).
-    """
-    return {"theme": theme(), "head": head({**_told(), "page": page})}
+def mount_options(host: ExtensionHost | None = None) -> dict[str, Any]:
+    """Keyword arguments for ``gr.mount_gradio_app`` that make the look: theme, styles and scripts."""
+    page = page_identity(host) if host is not None else ""
+    return {"theme": theme(), "head": head({**_told(host), "page": page})}
 
 
-def _told() -> dict[str, Any]:
-    """What the scripts are told: the fields' help texts, and the groups that panels may adopt."""
-    return {"helps": help_texts(), "groups": groups_json()}
+def _told(host: ExtensionHost | None) -> dict[str, Any]:
+    """What the scripts are told: help texts of fields, the groups that panels may adopt, the marks of words."""
+    return {"helps": help_texts(), "groups": groups_json(), "words": host.words.marks if host is not None else []}
 
 
 def page_identity(host: ExtensionHost) -> str:
     """Another one whenever scripts or extensions' tabs are others: an open page then loads itself anew."""
-    drawn = [head(_told()), *(f"{tab.owner} {host.approved(tab.owner)}" for tab in host.tabs)]
+    drawn = [head(_told(host)), *(f"{tab.owner} {host.approved(tab.owner)}" for tab in host.tabs)]
     return hashlib.sha256("\n".join(drawn).encode()).hexdigest()[:16]
 
 

@@ -143,7 +143,7 @@ def build_server(studio: Studio, *, autolaunch: bool, deadlines: Deadlines | Non
     studio.page = page_identity(host)
     studio.extend(host)
     config = uvicorn.Config(
-        build_app(studio, page, mount_options(studio.page), host),
+        build_app(studio, page, mount_options(host), host),
         log_config=None,
         access_log=False,  # addresses may hold the token
         proxy_headers=False,

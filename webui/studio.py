@@ -244,6 +244,10 @@ class Studio:
         web = self._host.rows() if self._host is not None else ()
         return extension_rows(self.settings, rows, web, pictures=pictures)
 
+    def find_words(self, starts: str, typed: str) -> tuple[str, list[dict[str, str]]]:
+        """Words of extensions for what is being typed (``WordFinder.find``)."""
+        return self._host.words.find(starts, typed) if self._host is not None else (typed, [])
+
     def switch_extension(self, name: str, *, on: bool) -> dict[str, Any]:
         """Approve an extension or switch it off, and start the engine anew when no job runs. Raises ``UserError``."""
         switch_extension(self.settings, name, on=on)

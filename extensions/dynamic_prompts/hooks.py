@@ -28,11 +28,11 @@ from backend.api import (
     without_panel,
 )
 from extensions.dynamic_prompts import template
+from extensions.dynamic_prompts.files import FOLDER
 from extensions.dynamic_prompts.template import Node, drawn, enumerated, has_words, read_template
 from extensions.dynamic_prompts.wildcards import Wildcards
 
 PANEL = "dynamic_prompts"
-FOLDER = "wildcards"
 MAX_SEED = 2**53 - 1
 SHOWN, LISTED = 8, 500  # texts that Try shows, wildcards that are listed
 LONGEST = 20_000  # characters of a template that metadata keep

@@ -8,11 +8,12 @@ red                an option
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from backend.api import BadRequest, unknown_name
+from extensions.dynamic_prompts.files import options, wildcard_files
 from extensions.dynamic_prompts.template import (
     WEIGHT,
     Choice,
@@ -24,7 +25,6 @@ from extensions.dynamic_prompts.template import (
     read_template,
 )
 
-MAX_FILES = 20_000
 MAX_BYTES = 20_000_000  # of a file
 
 
@@ -43,10 +43,7 @@ class Wildcards:
     @cached_property
     def files(self) -> Mapping[str, Path]:
         """All of them by name in small letters."""
-        found: dict[str, Path] = {}
-        for path in sorted(self.folder.rglob("*.txt"))[:MAX_FILES]:
-            found.setdefault(path.relative_to(self.folder).with_suffix("").as_posix().casefold(), path)
-        return found
+        return wildcard_files(self.folder)
 
     def find(self, name: str, must: bool = True) -> Node | None:
         """The choice of a wildcard's lines; of a pattern's (``sea/*``) those of all files that it fits.
@@ -84,20 +81,20 @@ class Wildcards:
         return self._made[name]
 
     def _options(self, name: str) -> list[Option]:
-        options: list[Option] = []
+        choices: list[Option] = []
         for line in _lines(self.files[name], name):
             match = WEIGHT.match(line)
             text, weight = (line[match.end() :], float(match[1])) if match else (line, 1.0)
             node = read_template(text, self.find, len(self._open)) if has_words(text) else Literal(text)
-            options.append(Option(node, weight))
-        if not options:
+            choices.append(Option(node, weight))
+        if not choices:
             raise BadRequest(
                 f"The wildcard {name} has no line.", f"Write some into {self.files[name]}.", field="prompt"
             )
-        return options
+        return choices
 
 
-def _lines(path: Path, name: str) -> list[str]:
+def _lines(path: Path, name: str) -> Sequence[str]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadRequest(f"The wildcard {name} is larger than 20 MB.", "Take it apart.", field="prompt")
@@ -107,5 +104,4 @@ def _lines(path: Path, name: str) -> list[str]:
         raise BadRequest(
             f"The wildcard {name} cannot be read ({reason}).", "Look at its file.", field="prompt"
         ) from None
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    return options(text.splitlines())

@@ -11,6 +11,8 @@ from tests.extending import write_extension
 from tests.formats.files import published, write_sparse
 from tests.webui.test_server import LAUNCH
 
+pytestmark = [pytest.mark.browser, pytest.mark.server]
+
 TALLY = """
 import gradio as gr
 from webui.api import TabSpec, hookimpl

@@ -98,3 +98,20 @@ def test_the_web_side_says_that_a_file_is_damaged_and_answers_nothing_before_the
         assert suggest(here, "a", 404)["todo"] == "Start Easel again: it puts that file aside."
         (tmp_path / FILE).write_text('{"loaded": "", "models": {}}')
         assert suggest(here, "a")["tags"] == []
+
+
+def test_register_words_offers_what_was_used_before_what_is_in_the_list(tmp_path):
+    install(tmp_path, "tag_complete")
+    folder = (tmp_path / FILE).parent
+    folder.mkdir(parents=True)
+    (folder / "frequencies.json").write_text(json.dumps({"loaded": "xl", "models": {"xl": {"golden hour": 2}}}))
+    (folder / "tags.csv").write_text('gold_leaf,0,900,"leaf,gold"\ngolden_hour,0,400\nblue_sky,0,300\n')
+    with running(tmp_path, extended=True) as here:
+        answer = here.client.post("/api/v1/words", json={"typed": "in the gol", "starts": ""}).json()
+        assert answer["typed"] == "gol"
+        assert [(word["text"], word["fact"]) for word in answer["words"]] == [
+            ("golden hour", "used 2 times, 2 with xl"),
+            ("gold leaf", "900 pictures"),
+        ]
+        (tmp_path / FILE).write_text("{")  # damaged: named, and typed on
+        assert here.client.post("/api/v1/words", json={"typed": "gol", "starts": ""}).json()["words"] == []

@@ -1,13 +1,16 @@
 // Names of embeddings, and of LoRAs and what their tags may say behind a "<", while one types a prompt: a list under the
-// box. Tab takes the first, arrows and Enter another.
+// box. Tab takes the first, arrows and Enter another. Words of extensions join it when they have come: they are searched
+// by the server, one question at a time, and typing never waits for them.
 (function (easel) {
   "use strict";
 
   const { el } = easel;
   const MOST = 8, LEAST = 2; // names shown, characters typed
-  const list = el("ul", { class: "word-list", role: "listbox", id: "easel_words", "aria-label": "Embeddings and LoRAs" });
+  const PAUSE = 60, LONGEST = 200; // ms before extensions are asked; characters that they are asked for
+  const list = el("ul", { class: "word-list", role: "listbox", id: "easel_words", "aria-label": "Words for the prompt" });
   const MADE_FOR = { sdxl: "SDXL", sd3: "SD3", sd2: "SD2", sd1: "SD1" }; // how what a LoRA was made for begins
   let words = [], loras = [], shown = [], marked = -1, area = null, from = 0, until = 0, tag = "";
+  let told = [], timer = null, isAsking = false, dismissed = false; // rows of extensions, and the question on its way
 
   // A word is a file's bare name; of two with the same one, the later goes by its whole name.
   easel.embeddingWords = (models) => {
@@ -49,7 +52,7 @@
 
   // Characters that mean something in a prompt stand behind a backslash.
   const written = ({ word }) => word.replace(/[\\()[\]:|<>]/g, "\\$&");
-  const facts = (entry) => entry.help || (entry.tag
+  const facts = (entry) => entry.fact !== undefined ? entry.fact : entry.help || (entry.tag
     ? [entry.made, entry.foreign.length && `perhaps ${entry.foreign.join(" or ")}`, entry.rank && `rank ${entry.rank}`, entry.triggers.slice(0, 3).join(", ")]
     : [entry.made, `${entry.count} token${entry.count === 1 ? "" : "s"}`]).filter(Boolean).join(" · ");
 
@@ -57,13 +60,25 @@
     if (area) ["aria-expanded", "aria-controls", "aria-activedescendant"].forEach((name) => area.removeAttribute(name));
     list.remove();
     area = null;
-    shown = [];
+    shown = told = [];
+  }
+
+  // Away until one types on: an answer that is still to come does not bring it back.
+  function dismiss() {
+    close();
+    clearTimeout(timer);
+    dismissed = true;
   }
 
   function take(index) {
     const target = area, entry = shown[index], start = from, to = until;
     close();
     target.focus();
+    if (entry.written !== undefined) {
+      const end = entry.from + entry.written.length;
+      easel.write(target, { from: entry.from, to: entry.until, written: entry.written, selection: [end, end] });
+      return;
+    }
     if (!entry.tag) {
       const word = entry.help ? entry.word : written(entry), end = start + word.length;
       easel.write(target, { from: start, to, written: word, selection: [end, end] });
@@ -124,10 +139,84 @@
     return found.sort((a, b) => rank(a) - rank(b) || a.word.localeCompare(b.word, undefined, { numeric: true })).slice(0, MOST);
   }
 
+  // -- words of extensions
+
+  // The last mark before the cursor that no other has closed; one behind a backslash is text.
+  function opened(line, { starts, ends }) {
+    const places = [];
+    for (let at = line.indexOf(starts); at >= 0; at = line.indexOf(starts, at + starts.length)) if (line[at - 1] !== "\\") places.push(at);
+    if (starts === ends && places.length % 2 === 0) return -1;
+    return places.length ? places.at(-1) : -1;
+  }
+
+  // What extensions are to be asked for, and where it stands; null: nothing.
+  function wish(box) {
+    if (box.selectionStart !== box.selectionEnd) return null;
+    const caret = box.selectionStart, line = box.value.slice(0, caret).split("\n").at(-1), rest = box.value.slice(caret);
+    if (/(?<!\\)<[^<>]*$/.test(line)) return null; // a tag
+    for (const mark of easel.words || []) {
+      const at = mark.starts ? opened(line, mark) : -1, typed = line.slice(at + mark.starts.length);
+      if (at < 0 || !/^[^\s,()[\]{}|:<>]*$/.test(typed)) continue;
+      const behind = rest.match(/^[^\s,()[\]{}|:<>]*/)[0], closing = mark.ends ? behind.indexOf(mark.ends) : -1;
+      const until = caret + (closing < 0 ? 0 : closing + mark.ends.length);
+      return { starts: mark.starts, typed, from: caret - typed.length - mark.starts.length, until };
+    }
+    if (!(easel.words || []).some((mark) => !mark.starts) || /^[\p{L}\p{N}_]/u.test(rest)) return null;
+    const typed = line.match(/[^,()[\]{}|:<>]*$/)[0].trimStart();
+    return typed.length >= LEAST ? { starts: "", typed, from: caret - typed.length, until: caret } : null;
+  }
+
+  function rowsOf(wanted, answer) {
+    const from = wanted.starts ? wanted.from : wanted.until - answer.typed.length;
+    const rows = answer.words.map(({ text, fact, ends }) => ({
+      word: text, fact, from, until: wanted.until, written: wanted.starts ? wanted.starts + text + ends : written({ word: text }),
+    }));
+    return rows.length === 1 && !wanted.starts && rows[0].word === answer.typed ? [] : rows; // it stands there already
+  }
+
+  const same = (one, other) => one && other && one.starts === other.starts && one.typed === other.typed && one.from === other.from;
+
+  async function ask(box) {
+    const wanted = wish(box);
+    if (isAsking || !wanted || wanted.typed.length > LONGEST || document.activeElement !== box) return;
+    isAsking = true;
+    let rows = [];
+    try {
+      rows = rowsOf(wanted, await easel.post("words", { starts: wanted.starts, typed: wanted.typed }));
+    } catch {
+      rows = []; // the list is a help: without it one types on
+    }
+    isAsking = false;
+    if (document.activeElement !== box || dismissed) return;
+    if (!same(wanted, wish(box))) {
+      ask(box); // typed on meanwhile
+      return;
+    }
+    told = rows;
+    const kept = area === box ? marked : -1, before = shown.length;
+    show(box, [...find(box), ...told]);
+    if (area && kept >= 0 && kept < before) mark(kept);
+  }
+
+  // Those that are there and still fit stay until the answer comes, so that nothing flickers.
+  function stillFitting(box) {
+    const wanted = wish(box);
+    if (!wanted) return [];
+    const fits = (row) => row.word.toLowerCase().includes(wanted.typed.toLowerCase()) && (wanted.starts ? row.from === wanted.from : row.from >= wanted.from);
+    return told.filter(fits).map((row) => ({ ...row, until: wanted.until }));
+  }
+
   function offer(box) {
-    const found = find(box);
-    if (!found.length) return close();
+    dismissed = false;
     if (area && area !== box) close();
+    told = stillFitting(box);
+    show(box, [...find(box), ...told]);
+    clearTimeout(timer);
+    if ((easel.words || []).length && wish(box)) timer = setTimeout(() => ask(box), PAUSE);
+  }
+
+  function show(box, found) {
+    if (!found.length) return close();
     area = box;
     shown = found;
     list.replaceChildren(...found.map((entry, index) =>
@@ -150,9 +239,9 @@
     if (event.key in moves) mark((marked + moves[event.key] + shown.length + (marked < 0 && event.key === "ArrowUp" ? 1 : 0)) % shown.length);
     else if (event.key === "Tab" && !event.shiftKey) take(Math.max(0, marked));
     else if (event.key === "Enter" && marked >= 0) take(marked);
-    else if (event.key === "Escape") close();
+    else if (event.key === "Escape") dismiss();
     else {
-      if (event.key.startsWith("Arrow") || event.key === "Home" || event.key === "End") close();
+      if (event.key.startsWith("Arrow") || event.key === "Home" || event.key === "End") dismiss();
       return;
     }
     event.preventDefault();

@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 from backend.errors import BadRequest
 from backend.request import parse_request
-from webui.rest.body import check_names, json_object
+from webui.rest.body import check_names, json_object, text
 from webui.studio import BY_HAND, Studio
+from webui.word_lists import LONGEST
 
 
 class ExtensionRoutes:
@@ -43,6 +44,14 @@ class ExtensionRoutes:
             return self._studio.switch_extension(request.path_params["name"], on=on)
 
         return JSONResponse(await run_in_threadpool(switch), 202)
+
+    async def words(self, request: Request) -> Response:
+        """Words of extensions for what is being typed (``typed``) behind a mark (``starts``; "": plain words)."""
+        body = await json_object(request)
+        check_names(body, ("starts", "typed"))
+        starts, typed = (text(body, name, longest=LONGEST, default="") for name in ("starts", "typed"))
+        typed, found = await run_in_threadpool(self._studio.find_words, starts, typed)
+        return JSONResponse({"typed": typed, "words": found}, headers={"cache-control": "no-store"})
 
     async def act(self, request: Request) -> Response:
         """Run an action of a panel: a request's fields, flat, as for a job; what the action gives comes back."""

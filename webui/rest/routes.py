@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 ROUTES_HINT = (
     "Known below /api/v1: state, jobs, images, inputs, models, extensions, form, presets, registry, restart, schema, "
-    "tokens, read."
+    "tokens, read, words."
 )
 MAX_JOBS = 200  # in one list
 FOREVER = "private, max-age=31536000, immutable"  # an id never shows another picture
@@ -58,6 +58,7 @@ def add_rest(app: FastAPI, studio: Studio) -> None:
         ("GET", "/api/v1/extensions", extensions.list),
         ("POST", "/api/v1/extensions/{name}", extensions.switch),
         ("POST", "/api/v1/restart", extensions.restart),
+        ("POST", "/api/v1/words", extensions.words),
         ("POST", "/api/v1/extensions/{panel}/actions/{name}", extensions.act),
         ("POST", "/api/v1/form", rest.form),
         ("GET", "/api/v1/presets", rest.presets),
