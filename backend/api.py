@@ -7,6 +7,7 @@ An extension's engine module imports this module and nothing else of Easel. Its 
 from __future__ import annotations
 
 from backend.adapters.foreign import AdapterFormatSpec, AdapterModule
+from backend.checkpoints.network_files import NetworkFile
 from backend.control.guide import Guide, HintPicture
 from backend.control.hints import latent_hint, latent_rule, pixel_hint
 from backend.control.load import Control
@@ -59,7 +60,7 @@ from backend.diffusion.samplers.spec import (
     stochastic,
 )
 from backend.diffusion.schedules import ScheduleSpec
-from backend.errors import BadRequest, ModelUnsupported, NotFound, UserError, unknown_name
+from backend.errors import BadRequest, ModelUnsupported, NotFound, OutOfMemory, UserError, unknown_name
 from backend.extending import (
     ActionResult,
     ActionSpec,
@@ -68,6 +69,7 @@ from backend.extending import (
     Family,
     JobView,
     ModelView,
+    OwnNetwork,
     PanelSpec,
     Runner,
     StartPicture,
@@ -133,13 +135,16 @@ __all__ = [
     "ModelCall",
     "ModelUnsupported",
     "ModelView",
+    "NetworkFile",
     "NetworkInputs",
     "NoParameters",
     "NoiseSource",
     "NotFound",
     "OnStep",
     "Options",
+    "OutOfMemory",
     "Outputs",
+    "OwnNetwork",
     "PanelSpec",
     "PanelText",
     "Parameters",

@@ -58,8 +58,8 @@ class ActionSpec:
         name: unique in its panel; small letters, digits, ``_``.
         label: on the button.
         run: called with the job as the page would send it, in a thread of its own, beside a running job: it may not
-            touch torch's global state. One action runs at a time. An exception is told to the user with the extension's
-            name, a ``UserError`` as it is.
+            touch torch's global state, and has networks from ``job.own_network`` alone. One action runs at a time. An
+            exception is told to the user with the extension's name, a ``UserError`` as it is.
         help: one sentence on the button.
         seconds: until it counts as hanging, up to 300; its answer is not waited for any longer.
     """
@@ -166,6 +166,37 @@ class PanelSpec:
         }
 
 
+class OwnNetwork(Protocol):
+    """Loads a network that an extension brings."""
+
+    def __call__(
+        self,
+        folder: str,
+        file: str,
+        build: Callable[[Mapping[str, torch.Tensor]], torch.nn.Module],
+        dtype: torch.dtype | None = None,
+    ) -> torch.nn.Module:
+        """``build`` of a file's tensors, in eval mode, on the device and in ``dtype`` (None: the denoiser's).
+
+        It is loaded within the memory budget, and stays in memory while there is room, as parts of checkpoints do: ask
+        again whenever it is needed, and keep it nowhere. What leaves is emptied. ``model.own_network`` gives it for as
+        long as the job's patches act, ``job.own_network`` until the hook or the action returns. An action runs beside
+        a job and may be given a network that the job computes with, too: its ``forward`` must keep nothing.
+
+        Args:
+            folder: one of models/; any other name is a folder of the extension's own there.
+            file: its name as ``files`` tells it. In a folder of the extension's own it may be a folder that holds
+                safetensors, whose tensors are read together.
+            build: gets the tensors as they are stored and must assign or copy them; called once, and told apart from
+                others by the function's name. It may not keep what it is given.
+        Raises:
+            NotFound, ModelCorrupt, ModelUnsafe: the file is not there, or cannot be read.
+            OutOfMemory: it is larger than the budget; in an action also: than what the running job leaves of it.
+            ExtensionFailed: ``build`` failed; what it raises of ``UserError`` comes as it is.
+        """
+        ...
+
+
 def _no_checkpoint() -> CheckpointInfo:
     raise NotFound("This job has no checkpoint.")
 
@@ -192,6 +223,9 @@ class JobView:
         data_folder: the extension's own folder for what it keeps.
         checkpoint: what the header of the request's checkpoint tells; raises ``NotFound``.
         models_dir: the folder of models, in which an extension may have a folder for models of its own kind.
+        own_network: loads a network of the extension's own, until the hook or the action returns.
+        files: ``files(folder)``, the names of what of models/``folder`` ``own_network`` can be asked for.
+        shapes: ``shapes(folder, file)``, of its tensors by key, from the header; raises as ``own_network``.
     """
 
     request: GenerationRequest
@@ -200,6 +234,9 @@ class JobView:
     picture: Callable[[str], Image.Image]
     mask: Callable[[str], Image.Image]
     store: Callable[[Image.Image], str]
+    own_network: OwnNetwork
+    files: Callable[[str], Sequence[str]]
+    shapes: Callable[[str, str], Mapping[str, tuple[int, ...]]]
     preprocessors: Mapping[str, PreprocessorSpec] = field(default_factory=dict)
     fact: Callable[[str], None] = _nobody
     memory: dict[str, Any] = field(default_factory=dict)
@@ -242,23 +279,6 @@ class StartPicture:
     box: tuple[int, int, int, int]
 
 
-class OwnNetwork(Protocol):
-    """Loads a network that an extension brings."""
-
-    def __call__(
-        self, folder: str, file: str, build: Callable[[Mapping[str, torch.Tensor]], torch.nn.Module]
-    ) -> torch.nn.Module:
-        """``build`` of a file's tensors, in eval mode, on the device and in the denoiser's dtype.
-
-        It stays in memory while there is room, as parts of checkpoints do. ``folder`` is one of models/. ``build`` gets
-        the tensors as they are stored and must assign or copy them; what it raises becomes the job's error.
-
-        Raises:
-            NotFound, ModelCorrupt, ModelUnsafe: the file is not there, or cannot be read.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class ModelView:
     """The model of a job.
@@ -276,8 +296,8 @@ class ModelView:
         vae_encode: pixels (1, 3, 8 h, 8 w) in [-1, 1] to the raw latent's mean, (1, C, h, w), without patches.
         control: the guidance network of a file of models/controlnet, ready to be called; raises as ``own_network``, and
             ``ModelUnsupported`` where it is for another family.
-        own_network: loads a network of the extension's own.
-        files: ``files(folder)``, the names of the files of models/``folder`` that can be used there.
+        own_network: loads a network of the extension's own, for as long as the job's patches act.
+        files: ``files(folder)``, the names of what of models/``folder`` ``own_network`` can be asked for.
         shapes: ``shapes(folder, file)``, of that file's tensors by key, from its header; raises as ``own_network``.
         weight: ``weight(name)``, a tensor of the denoiser by its published key without ``model.diffusion_model.``
             (``joint_blocks.0.x_block.attn.ln_q.weight``), as it acts at that moment; not to be written to. Raises

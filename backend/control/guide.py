@@ -14,7 +14,7 @@ from backend.control.preprocessing import HintKind
 from backend.diffusion.patching import Tile
 from backend.diffusion.residuals import Residual, UNetResiduals
 from backend.errors import BadRequest
-from backend.formats.configs import LatentConstants
+from backend.formats.configs import LatentConstants, UNetConfig
 from backend.formats.control_configs import ControlNetConfig, MMDiTControlConfig, T2IAdapterConfig
 from backend.nn.attention import PreparedContext
 from backend.nn.controlnet import ControlNet
@@ -54,7 +54,8 @@ class Guide:
     """A loaded guidance network with a hint, for one denoiser: ``guide(x, timestep, context, pooled, tile)``.
 
     Args:
-        main: the network that is guided; it must stay loaded.
+        main: gives the network that is guided, when it is asked; it is not held.
+        unet: that network's configuration, if it is a U-Net.
         encode: the VAE, from a picture in [-1, 1] to the raw latent's mean; asked at once by networks that read
             latents, by others never.
         strength: of each residual.
@@ -66,17 +67,16 @@ class Guide:
     def __init__(
         self,
         control: Control,
-        main: UNet | MMDiT,
+        main: Callable[[], UNet | MMDiT],
         hint: HintPicture,
         *,
+        unet: UNetConfig | None,
         encode: Callable[[Tensor], Tensor],
         constants: LatentConstants,
         strength: Strength = lambda _number, _count: 1.0,
     ) -> None:
         self._network, self._strength = control.network, strength
-        # held where it is called, and not longer than it must be: a T2I-Adapter wants its configuration alone
-        self._main = main if isinstance(control.network, SingleControl) else None
-        self._unet = main.config if isinstance(main, UNet) else None
+        self._main, self._unet = main, unet
         self._name, self._config = control.info.name, control.info.config
         self._task = self._union_task(hint)
         self._prepared: dict[tuple[object, ...], object] = {}
@@ -120,9 +120,10 @@ class Guide:
                 pooled = self._pooled(pooled, x)
                 return self._listed(network(x, timestep, self._context(context), pooled, hint, tile))  # type: ignore[arg-type]
             case SingleControl():
-                if not isinstance(self._main, MMDiT):
+                main = self._main()
+                if not isinstance(main, MMDiT):
                     raise TypeError("a guidance network for the MMDiT needs one")
-                return self._listed(network(self._main, x, timestep, self._pooled(pooled, x), hint, tile))  # type: ignore[arg-type]
+                return self._listed(network(main, x, timestep, self._pooled(pooled, x), hint, tile))  # type: ignore[arg-type]
 
     def _union_task(self, hint: HintPicture) -> int | None:
         config = self._config

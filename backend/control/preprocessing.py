@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor, nn
 
+from backend.checkpoints.network_files import NetworkFile
 from backend.errors import BadRequest, UserError
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import ExtensionFailed
@@ -16,8 +18,23 @@ from backend.plugins import ExtensionFailed
 HintKind = Literal["pose", "depth", "soft edges", "lines", "normals", "segments", "tile", "repaint"]
 
 
+#: Loads networks for the length of a block.
+Lend = Callable[[Sequence[NetworkFile]], AbstractContextManager[Sequence[nn.Module]]]
+
+
 class NoParameters(Parameters):
     """Of a preprocessor that has nothing to set."""
+
+
+def no_weights(_parameters: Parameters) -> Sequence[NetworkFile]:
+    """Of a preprocessor that is a formula."""
+    return ()
+
+
+def _lends_nothing(files: Sequence[NetworkFile]) -> AbstractContextManager[Sequence[nn.Module]]:
+    if files:
+        raise TypeError("only a job's preprocessors (job.preprocessors) can load networks")
+    return nullcontext(())
 
 
 @dataclass(frozen=True)
@@ -29,20 +46,26 @@ class PreprocessorSpec:
         label: what people read.
         run: ``run(picture, parameters, mask)``, a pure function: picture (3, H, W), float32, 0 to 1; mask (1, H, W),
             1 = repaint, or None; both on the CPU. It returns (3, H, W) or (1, H, W), float32, 0 to 1, or -1 where
-            the network is to paint.
+            the network is to paint. Networks follow as further arguments.
         parameters: the class whose fields the page shows while it is chosen.
         shows: what the hint is, for networks that know several kinds; None: nothing that they know.
         wants_mask: it cannot work without a mask; a unit without one is refused.
         help: one sentence for the page.
+        weights: ``weights(parameters)``, the networks that it needs: loaded within the memory budget before ``run`` is
+            called as ``run(picture, parameters, mask, *networks)``, in eval mode, on the device that computes; they may
+            leave as soon as it returns. It may refuse parameters (no file was chosen) with a ``BadRequest``.
+        lend: the engine's.
     """
 
     name: str
     label: str
-    run: Callable[[Tensor, Any, Tensor | None], Tensor]
+    run: Callable[..., Tensor]
     parameters: type[Parameters] = NoParameters
     shows: HintKind | None = None
     wants_mask: bool = False
     help: str = ""
+    weights: Callable[[Any], Sequence[NetworkFile]] = no_weights
+    lend: Lend = field(default=_lends_nothing, repr=False, compare=False)
 
     def to_json(self, owner: str) -> dict[str, Any]:
         """For the registry document."""
@@ -80,6 +103,7 @@ class PreprocessorSpec:
             (3, H', W'), float32, -1 to 1, on the CPU.
         Raises:
             BadRequest: the options are not its own, or it wants a mask and there is none.
+            NotFound, ModelCorrupt, OutOfMemory ...: a network that it needs cannot be had.
             ExtensionFailed: it raised, or returned no hint; it is named.
         """
         if self.wants_mask and mask is None:
@@ -102,10 +126,13 @@ class PreprocessorSpec:
     def _drawn(self, picture: Tensor, parameters: Parameters, mask: Tensor | None) -> object:
         """What ``run`` gives for copies, so that it cannot change what others see; a failure is named as its own."""
         try:
-            return self.run(picture.clone(), parameters, None if mask is None else mask.clone())
-        except UserError:
+            with self.lend(self.weights(parameters)) as networks:
+                return self.run(picture.clone(), parameters, None if mask is None else mask.clone(), *networks)
+        except (UserError, MemoryError, OutOfMemoryError):
             raise
         except Exception as error:
+            if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
+                raise
             raise ExtensionFailed(
                 f"The preprocessor {self.label} failed: {type(error).__name__}: {str(error)[:200]}.",
                 "Choose another preprocessor.",

@@ -1,7 +1,8 @@
 """Buttons of panels: an extension's action runs beside the job thread, one at a time, and is not waited for forever.
 
 A thread cannot be ended from outside. An action that does not return in time is answered for and left behind; until it
-returns, its extension's actions are refused and those of others run.
+returns, its extension's actions are refused and those of others run. The networks that it loaded are taken away then:
+a job may be waiting for their room.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from backend.engine.extensions import Extensions, picture_of
+from backend.engine.uses import Use
 from backend.errors import BadRequest, NotFound, UserError, unknown_name
 from backend.events import ActionDone, ActionEvent, ActionFailed
 from backend.extending import ActionResult, ActionSpec, JobView
@@ -70,16 +72,19 @@ class ActionThread:
         except UserError as error:
             return _failed(order["id"], error)
         ended: queue.SimpleQueue[ActionEvent] = queue.SimpleQueue()
+        networks = self._extensions.networks
+        with networks.use(beside=_words(spec, owner)) as use:
 
-        def run() -> None:
-            ended.put(self._run(order, owner))
+            def run() -> None:
+                ended.put(self._run(order, owner, use))
 
-        thread = threading.Thread(target=run, name=f"action {owner}", daemon=True)
-        thread.start()
-        try:
-            return ended.get(timeout=spec.seconds)
-        except queue.Empty:
-            self._left[owner] = thread
+            thread = threading.Thread(target=run, name=f"action {owner}", daemon=True)
+            thread.start()
+            try:
+                return ended.get(timeout=spec.seconds)
+            except queue.Empty:
+                self._left[owner] = thread
+                networks.end(use)
             return _failed(
                 order["id"],
                 ExtensionFailed(
@@ -88,18 +93,21 @@ class ActionThread:
                 ),
             )
 
-    def _run(self, order: Mapping[str, Any], owner: str) -> ActionEvent:
+    def _run(self, order: Mapping[str, Any], owner: str, use: Use) -> ActionEvent:
         try:
             request = parse_request(order["request"])
-            return run_action(
-                self._extensions, self._inputs, order["panel"], order["name"], request, action=order["id"]
-            )
+            panel, name = order["panel"], order["name"]
+            return run_action(self._extensions, self._inputs, panel, name, request, action=order["id"], use=use)
         except UserError as error:
             return _failed(order["id"], error)
         except BaseException as error:  # a KeyboardInterrupt, here, is the extension's own
             log.error("the action %s.%s failed\n%s", order["panel"], order["name"], traceback.format_exc())
             what = f"The extension {owner} failed in its action {order['name']}: {type(error).__name__}."
             return _failed(order["id"], ExtensionFailed(what, "The log in the data folder has the details."))
+
+
+def _words(spec: ActionSpec, owner: str) -> str:
+    return f"{spec.label} of the extension {owner}"
 
 
 def find_action(extensions: Extensions, panel: str, name: str) -> tuple[ActionSpec, str]:
@@ -114,13 +122,21 @@ def find_action(extensions: Extensions, panel: str, name: str) -> tuple[ActionSp
 
 
 def run_action(
-    extensions: Extensions, inputs: Inputs, panel: str, name: str, request: GenerationRequest, *, action: str = ""
+    extensions: Extensions,
+    inputs: Inputs,
+    panel: str,
+    name: str,
+    request: GenerationRequest,
+    *,
+    action: str = "",
+    use: Use | None = None,
 ) -> ActionDone:
     """Run an action here and now, and check what it gives.
 
     Args:
         request: names the panel, or the panel's defaults are taken.
         action: the id that the answer carries.
+        use: has the networks that it loads; None: one that ends with it.
     Raises:
         NotFound: no such panel or action.
         BadRequest: values that the panel does not take.
@@ -128,10 +144,13 @@ def run_action(
         UserError: what it raised of that kind.
     """
     spec, owner = find_action(extensions, panel, name)
+    if use is None:
+        with extensions.networks.use(beside=_words(spec, owner)) as own:
+            return run_action(extensions, inputs, panel, name, request, action=action, use=own)
     if panel not in request.extensions:
         request = replace(request, extensions={**request.extensions, panel: {}})
     notes: list[str] = []
-    view = extensions.view(owner, request, notes.append)
+    view = extensions.view(owner, request, notes.append, use=use)
     assert view is not None  # noqa: S101 - the request names a panel of it
     started = time.perf_counter()
 

@@ -6,7 +6,8 @@ All mutable state of the backend hangs on it: resident models, measured speeds, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from random import SystemRandom
 from typing import Any
 
@@ -17,7 +18,9 @@ from backend.diffusion.registry import SCHEMA
 from backend.engine.adapters import AdapterShelf
 from backend.engine.device import choose_device, dtype_name
 from backend.engine.extensions import Extensions, OnCall
-from backend.engine.models import ModelManager, PartKey
+from backend.engine.models import ModelManager
+from backend.engine.networks import OwnNetworks
+from backend.engine.parts import PartKey
 from backend.engine.plan import Speeds
 from backend.engine.preview import Previews
 from backend.engine.prompting import PromptCache
@@ -59,9 +62,12 @@ class Engine:
             torch.set_num_threads(settings.threads)
         self._on_residents = on_residents
         self._known_parts: frozenset[PartKey] = frozenset()
+        self._telling = threading.Lock()
+        self._loaded: deque[PartKey] = deque()  # that no observer was told of yet
         self.manager = ModelManager(self.policy, self._tell_residents)
         self.catalog = Catalog.of(settings)
-        self.extensions = Extensions.load(settings, self.catalog, on_hook)
+        self.networks = OwnNetworks(self.manager, self.catalog, settings.models_dir)
+        self.extensions = Extensions.load(settings, self.catalog, self.networks, on_hook)
         self.registry: dict[str, Any] = {"schema": SCHEMA, **self.extensions.document()}
         self.inputs = Inputs(settings.inputs_dir)
         self.outputs = Outputs(settings.outputs_dir, quality=settings.jpeg_quality, registry=self.registry)
@@ -96,6 +102,7 @@ class Engine:
         Raises:
             UserError: any of ``backend.errors``; whatever was saved before stays.
         """
+        self._tell_loaded()
         run = Run(self, on_event or (lambda _event: None), cancel or threading.Event(), outputs, job)
         try:
             return run.whole(request)
@@ -139,12 +146,21 @@ class Engine:
 
     def close(self) -> None:
         """Tell the extensions that it ends."""
+        self._tell_loaded()
         self.extensions.stopped()
 
-    def _tell_residents(self, parts: Sequence[PartKey]) -> None:
-        for key in parts:
-            if key not in self._known_parts:
-                self.extensions.tell_loaded(key.name, key.part)
-        self._known_parts = frozenset(parts)
-        if self._on_residents:
-            self._on_residents(Residents(parts=tuple(map(str, parts)), bytes=sum(key.bytes for key in parts)))
+    def _tell_residents(self, is_beside: bool) -> None:
+        """Tell of what is in memory; observers in the job thread alone, of what an action has loaded a little later."""
+        with self._telling:  # so that the latest is told last
+            parts = self.manager.residents
+            self._loaded += [key for key in parts if key not in self._known_parts]
+            self._known_parts = frozenset(parts)
+            if self._on_residents:
+                self._on_residents(Residents(parts=tuple(map(str, parts)), bytes=sum(key.bytes for key in parts)))
+        if not is_beside:
+            self._tell_loaded()
+
+    def _tell_loaded(self) -> None:
+        while self._loaded:
+            key = self._loaded.popleft()
+            self.extensions.tell_loaded(key.name, key.part)

@@ -71,8 +71,8 @@ def expand(extensions: Extensions, request: GenerationRequest, on_note: Callable
     for owner in extensions.plugins.implementers("expand_job"):
         expanded: list[Part] = []
         for part in parts:
-            view = extensions.view(owner, part.request, on_note)
-            made = _checked(owner, extensions.plugins.call("expand_job", owner, job=view) if view else None)
+            with extensions.viewed(owner, part.request, on_note) as view:
+                made = _checked(owner, extensions.plugins.call("expand_job", owner, job=view) if view else None)
             if not made.requests:
                 expanded.append(part)
                 continue

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -21,9 +21,12 @@ from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.engine.expansion import Expansion, Images, Made
+from backend.engine.job_views import Between, OnNote, ViewSources
+from backend.engine.networks import OwnNetworks
 from backend.engine.panel_values import PanelValues
 from backend.engine.patch_guard import guarded
 from backend.engine.torch_guard import TorchGuard
+from backend.engine.uses import Use
 from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
 from backend.manifest import bundled_folder
 from backend.parameters import Parameters
@@ -37,7 +40,6 @@ from backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-OnNote = Callable[[str], None]
 T = TypeVar("T")
 OnCall = Callable[[str, str, bool], None]
 #: Attribute and hook of each registry.
@@ -51,32 +53,24 @@ _REGISTRIES = (
 )
 
 
-@dataclass(frozen=True)
-class Between:
-    """What lies between the hooks of one request: each extension's memory, and what metadata say of it, by owner."""
-
-    memories: dict[str, dict[str, Any]] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
-
-
 class Extensions:
     """What the engine has from its core and its extensions, by name.
 
     Args:
         plugins: loaded; their registries are asked here, once.
         guard: that stands around their calls.
-        inputs: the stored pictures that values name.
         settings: where folders lie.
         catalog: the models that requests name.
+        networks: those that they load of their own.
     """
 
-    def __init__(self, plugins: Plugins, guard: TorchGuard, settings: Settings, catalog: Catalog) -> None:
+    def __init__(
+        self, plugins: Plugins, guard: TorchGuard, settings: Settings, catalog: Catalog, networks: OwnNetworks
+    ) -> None:
         self.plugins = plugins
         self.guard = guard
-        self._inputs = Inputs(settings.inputs_dir)
         self._data_dir = settings.data_dir
-        self._models_dir = settings.models_dir
-        self._catalog = catalog
+        self.networks = networks
         self._owners: dict[tuple[str, str], str] = {}
         self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
         self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
@@ -90,10 +84,19 @@ class Extensions:
             "register_adapter_formats", AdapterFormatSpec, {}
         )
         self._values = PanelValues(self.panels)
-        self._document = MappingProxyType(self.document())
+        self._sources = ViewSources(
+            inputs=Inputs(settings.inputs_dir),
+            catalog=catalog,
+            networks=networks,
+            models_dir=settings.models_dir,
+            preprocessors=self.preprocessors,
+            registry=MappingProxyType(self.document()),
+        )
 
     @classmethod
-    def load(cls, settings: Settings, catalog: Catalog, on_call: OnCall | None = None) -> Extensions:
+    def load(
+        cls, settings: Settings, catalog: Catalog, networks: OwnNetworks, on_call: OnCall | None = None
+    ) -> Extensions:
         """Find, check and import those that may run; with ``no_extensions`` none.
 
         Args:
@@ -104,7 +107,7 @@ class Extensions:
         if not settings.no_extensions:
             approvals = Approvals(settings.approvals)
             plugins.load(bundled_folder(), settings.extension_folders, approvals, settings.data_dir / ".importing")
-        return cls(plugins, guard, settings, catalog)
+        return cls(plugins, guard, settings, catalog, networks)
 
     def document(self) -> dict[str, Any]:
         """The registry document's part: samplers, schedules, panels, and how each extension fares."""
@@ -134,40 +137,39 @@ class Extensions:
         return self._values.of(request)
 
     def view(
-        self, owner: str, request: GenerationRequest, on_note: OnNote, between: Between | None = None
-    ) -> JobView | None:
-        """The job as the extension ``owner`` sees it; None if the request names no panel of it."""
-        own = {name: value for name, value in self.values(request).items() if self.panel_owner(name) == owner}
-        return self._view(owner, request, own, on_note, between) if own else None
-
-    def _view(
         self,
         owner: str,
         request: GenerationRequest,
-        own: Mapping[str, Parameters],
         on_note: OnNote,
         between: Between | None = None,
-    ) -> JobView:
-        shared = between or Between()
+        *,
+        use: Use,
+        always: bool = False,
+    ) -> JobView | None:
+        """The job as the extension ``owner`` sees it; None if the request names no panel of it.
 
-        def fact(text: str) -> None:
-            shared.facts[owner] = text
+        Args:
+            use: what has the networks that it loads.
+            always: never None.
+        """
+        own = {name: value for name, value in self.values(request).items() if self.panel_owner(name) == owner}
+        if not own and not always:
+            return None
+        return self._sources.view(owner, request, own, on_note, between or Between(), use, self._folder(owner))
 
-        return JobView(
-            request,
-            MappingProxyType(dict(own)),
-            note=lambda text: on_note(f"{owner}: {text}"),
-            preprocessors=self.preprocessors,
-            fact=fact,
-            memory=shared.memories.setdefault(owner, {}),
-            registry=self._document,
-            data_folder=self._folder(owner),
-            picture=self._inputs.load,
-            mask=self._inputs.load_mask,
-            store=self._inputs.store_image,
-            checkpoint=lambda: self._catalog.checkpoint(request.checkpoint),
-            models_dir=self._models_dir,
-        )
+    @contextmanager
+    def viewed(
+        self,
+        owner: str,
+        request: GenerationRequest,
+        on_note: OnNote,
+        between: Between | None = None,
+        *,
+        always: bool = False,
+    ) -> Iterator[JobView | None]:
+        """The same for the length of one hook: what it loads may leave when that returns."""
+        with self.networks.use() as use:
+            yield self.view(owner, request, on_note, between, use=use, always=always)
 
     def adapters(
         self, request: GenerationRequest, tags: Sequence[PromptTag], on_note: OnNote, between: Between | None = None
@@ -180,14 +182,14 @@ class Extensions:
         chosen: list[AdapterChoice] = []
         for owner in self.plugins.implementers("adapt_job"):
             own = tuple(tag for tag in tags if self._owner("register_prompt_tags", tag.name) == owner)
-            view = self.view(owner, request, on_note, between)
-            if view is None and not own:
-                continue
-            job = view or self._view(owner, request, {}, on_note, between)
-            given = self.plugins.call("adapt_job", owner, job=job, tags=own)
-            chosen += listed(owner, "adapt_job", given, AdapterChoice)
+            with self.viewed(owner, request, on_note, between, always=bool(own)) as view:
+                if view is not None:
+                    given = self.plugins.call("adapt_job", owner, job=view, tags=own)
+                    chosen += listed(owner, "adapt_job", given, AdapterChoice)
         for owner in self.plugins.implementers("scope_adapters") if chosen else ():
-            if view := self.view(owner, request, on_note, between):
+            with self.viewed(owner, request, on_note, between) as view:
+                if view is None:
+                    continue
                 scoped = self.plugins.call("scope_adapters", owner, job=view, choices=tuple(chosen))
                 chosen = chosen if scoped is None else listed(owner, "scope_adapters", scoped, AdapterChoice)
         return tuple(chosen)
@@ -209,8 +211,9 @@ class Extensions:
             PatchRefused: the model cannot honour a patch, or two cannot stand together.
         """
         wanted: list[Patch] = []
+        between = between or Between()
         for owner in self.plugins.implementers("patch_job"):
-            view = self.view(owner, request, on_note, between)
+            view = self.view(owner, request, on_note, between, use=between.use)
             given = self.plugins.call("patch_job", owner, job=view, model=model) if view else ()
             wanted += map(guarded, owned(listed(owner, "patch_job", given, Patch), owner))
         check_patches(wanted, model.places)
@@ -232,7 +235,9 @@ class Extensions:
             ExtensionFailed: a hook failed, or returned something else than a picture.
         """
         for owner in self.plugins.implementers("picture_finished"):
-            if view := self.view(owner, request, on_note, between):
+            with self.viewed(owner, request, on_note, between) as view:
+                if view is None:
+                    continue
                 changed = self.plugins.call("picture_finished", owner, job=view, image=image, index=index, run=run)
                 image = picture_of(owner, "picture_finished", changed) if changed is not None else image
         return image
@@ -240,19 +245,23 @@ class Extensions:
     def pictures_of(self, expansion: Expansion, made: Sequence[Made], on_note: OnNote) -> list[Image.Image]:
         """What the extension that expanded a request adds to the pictures made of it."""
         owner = expansion.owner
-        view = self.view(owner, expansion.request, on_note)
         own = [each for each in made if any(other is expansion for other, _ in each.part.within)]
-        if view is None or not own or owner not in self.plugins.implementers("job_pictures"):
+        if not own or owner not in self.plugins.implementers("job_pictures"):
             return []
         sources = [next(n for other, n in each.part.within if other is expansion) for each in own]
-        added = self.plugins.call(
-            "job_pictures",
-            owner,
-            job=view,
-            images=Images([each.picture for each in own]),
-            requests=[each.request for each in own],
-            sources=sources,
-        )
+        with self.viewed(owner, expansion.request, on_note) as view:
+            added = (
+                ()
+                if view is None
+                else self.plugins.call(
+                    "job_pictures",
+                    owner,
+                    job=view,
+                    images=Images([each.picture for each in own]),
+                    requests=[each.request for each in own],
+                    sources=sources,
+                )
+            )
         return [image.convert("RGB") for image in listed(owner, "job_pictures", added, Image.Image)]
 
     def started(self) -> None:
@@ -270,8 +279,8 @@ class Extensions:
     def tell_saved(self, request: GenerationRequest, path: Path, parameters: str) -> None:
         """Tell the observers of a picture on disk."""
         for owner in self.plugins.implementers("picture_saved"):
-            view = self.view(owner, request, _ignore) or self._view(owner, request, {}, _ignore)
-            self.plugins.observe("picture_saved", only=owner, job=view, path=path, parameters=parameters)
+            with self.viewed(owner, request, _ignore, always=True) as view:
+                self.plugins.observe("picture_saved", only=owner, job=view, path=path, parameters=parameters)
 
     def tell_loaded(self, name: str, part: str) -> None:
         """Tell the observers of a part that came into memory."""

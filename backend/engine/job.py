@@ -16,17 +16,13 @@ from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
 from backend.families.base import Family
 from backend.formats.configs import CheckpointInfo, VaeInfo
-from backend.nn.mmdit import MMDiT
-from backend.nn.unet import UNet
 from backend.parameters import Parameters
 from backend.records.tags import without_tags
 from backend.request import GenerationRequest
 from backend.text.embeddings import NO_WORDS, EmbeddingWords
 
-Denoisers = UNet | MMDiT
 
-
-def no_patches(_job: Job, _network: Denoisers) -> PatchSet:
+def no_patches(_job: Job) -> PatchSet:
     """Of a job without extensions."""
     return NO_PATCHES
 
@@ -37,7 +33,7 @@ class Job:
 
     Attributes:
         words: embeddings that the prompts may name.
-        patches_for: what extensions change for one of the job's networks; the same at every call.
+        patches_for: what extensions change for the job's network; the first call loads that, the others give the same.
         adapters: what is in the weights of its denoiser and its text encoders.
         tags: names of tags that are no part of what encoders read.
         refiner: the same order for the checkpoint that takes over; its prompts, guidance and inputs are its own, its
@@ -59,7 +55,7 @@ class Job:
     schedules: Mapping[str, ScheduleSpec] = field(default_factory=lambda: SCHEDULES)
     values: Mapping[str, Parameters] = field(default_factory=dict)  # of the panels that the request names
     refiner: Job | None = None
-    patches_for: Callable[[Job, Denoisers], PatchSet] = no_patches
+    patches_for: Callable[[Job], PatchSet] = no_patches
     adapters: tuple[AdapterUse, ...] = ()
     tags: frozenset[str] = frozenset()
 

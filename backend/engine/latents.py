@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from backend.diffusion.latent_format import LatentFormat
-from backend.diffusion.patched import NO_PATCHES, PatchSet, around
+from backend.diffusion.patched import around
 from backend.diffusion.patching import VaeDecode, VaeEncode
 from backend.engine import canvas
-from backend.engine.job import Job, no_patches
+from backend.engine.job import Job
 from backend.engine.models import ModelManager
 from backend.errors import NanDetected
 from backend.nn.vae import VAE
@@ -42,33 +42,31 @@ def encode_image(job: Job, manager: ModelManager, image: Image.Image) -> Tensor:
 
 def encode_plain(job: Job, manager: ModelManager, pixels: Tensor) -> Tensor:
     """Pixels (1, 3, 8 h, 8 w) in [-1, 1] as a raw latent, float32, without any patch: for what extensions read."""
-    vae = manager.vae(job.vae or job.info)
-    return _finite(job, vae, pixels, vae.encode, "encoding an extension's picture")
+    with manager.use(check=job.check) as use:
+        vae = manager.vae(job.vae or job.info, use)
+        return _finite(job, vae, pixels, vae.encode, "encoding an extension's picture")
 
 
 def encode_pixels(job: Job, manager: ModelManager, pixels: Tensor, doing: str) -> Tensor:
     """Pixels (1, 3, 8 h, 8 w) in [-1, 1] as a raw latent, float32; ``doing`` is for the sentence when that fails."""
-    vae = manager.vae(job.vae or job.info)
-    return _finite(job, vae, pixels, around(vae.encode, _own_patches(job, manager).of(VaeEncode)), doing)
+    patches = job.patches_for(job)  # what changes the first network acts around the VAE too
+    with manager.use(check=job.check) as use:
+        vae = manager.vae(job.vae or job.info, use)
+        return _finite(job, vae, pixels, around(vae.encode, patches.of(VaeEncode)), doing)
 
 
 def decode_latents(job: Job, manager: ModelManager, latents: Tensor) -> tuple[Image.Image, ...]:
     """Pictures of latents in denoiser units, one at a time, so that a batch needs no more memory than one."""
-    vae = manager.vae(job.vae or job.info)
     pictures: list[Image.Image] = []
-    decode = around(vae.decode, _own_patches(job, manager).of(VaeDecode))
-    for latent in latents.split(1):
-        job.check()
-        raw = latent_format(job).decode(latent)
-        pictures += canvas.to_images(_finite(job, vae, raw, decode, "decoding"))
+    patches = job.patches_for(job)
+    with manager.use(check=job.check) as use:
+        vae = manager.vae(job.vae or job.info, use)
+        decode = around(vae.decode, patches.of(VaeDecode))
+        for latent in latents.split(1):
+            job.check()
+            raw = latent_format(job).decode(latent)
+            pictures += canvas.to_images(_finite(job, vae, raw, decode, "decoding"))
     return tuple(pictures)
-
-
-def _own_patches(job: Job, manager: ModelManager) -> PatchSet:
-    """What extensions change for the job's first network, whose they are around the VAE too."""
-    if job.patches_for is no_patches:
-        return NO_PATCHES
-    return job.patches_for(job, manager.denoiser(job.info, job.adapters))
 
 
 def _finite(job: Job, vae: VAE, x: Tensor, run: Callable[[Tensor], Tensor], doing: str) -> Tensor:

@@ -20,7 +20,7 @@ from backend.diffusion.noise import NoiseSource
 from backend.diffusion.patched import PatchSet
 from backend.diffusion.patching import PatchRefused, StepMask
 from backend.diffusion.relay import Leg, Relay
-from backend.diffusion.samplers.spec import Denoiser, StepState
+from backend.diffusion.samplers.spec import Denoiser, OnStep, StepState
 from backend.diffusion.schedules import img2img_sigmas, make_schedule
 from backend.engine.job import Job
 from backend.engine.latents import latent_shape
@@ -28,6 +28,7 @@ from backend.engine.models import ModelManager
 from backend.engine.prompting import Prompting
 from backend.engine.shares import Share, guidance_of, shares_of
 from backend.engine.start import Start, start_point
+from backend.engine.uses import Use
 from backend.formats.inputs import extra_inputs
 from backend.nn.unet import UNet
 
@@ -73,35 +74,56 @@ def sample_batches(
     Raises:
         NanDetected: with the step; Cancelled: between two network calls.
     """
-    request, policy = job.request, manager.policy
-    shape = latent_shape(job)
+    request = job.request
     for batch in range(request.batch_count) if batches is None else batches:
         places = range(batch * request.batch_size, (batch + 1) * request.batch_size)
         seeds, variations = zip(*(request.seeds_of(place) for place in places), strict=True)
-        noise = NoiseSource(
+        yield (
+            batch,
             seeds,
-            shape,
-            device=policy.device,
-            variation_seeds=variations,
-            variation_strength=request.variation_strength,
+            _sampled(job, manager, prompting, start, sigmas, (seeds, variations), partial(on_step, batch)),
         )
+
+
+def _sampled(
+    job: Job,
+    manager: ModelManager,
+    prompting: Prompting,
+    start: Start,
+    sigmas: Tensor,
+    seeds: tuple[tuple[int, ...], tuple[int, ...]],
+    on_step: OnStep,
+) -> Tensor:
+    """The latents of one batch; once they are there, nothing here refers to a network any more.
+
+    Args:
+        seeds: of each image, and of its variation.
+    """
+    noise = NoiseSource(
+        seeds[0],
+        latent_shape(job),
+        device=manager.policy.device,
+        variation_seeds=seeds[1],
+        variation_strength=job.request.variation_strength,
+    )
+    with manager.use(check=job.check) as use:
+        steps = len(sigmas) - 1
         relay = Relay(
             [
-                Leg(share.until, partial(_denoiser, share, job, manager, prompting, start, len(sigmas) - 1))
+                Leg(share.until, partial(_denoiser, share, job, manager, prompting, start, steps, use))
                 for share in shares_of(job, sigmas)
             ]
         )
-        x = start_point(job, start, noise, seeds, sigmas)
+        x = start_point(job, start, noise, seeds[0], sigmas)
         told = {"branches": relay.branches} if job.sampler.reads_branches else {}
         run = job.sampler.with_parameters(job.values.get(job.sampler.name))
-        counted = relay.counting(lambda state, batch=batch: on_step(batch, state))
+        counted = relay.counting(on_step)
         with torch.inference_mode():
-            latents = run(relay, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted, **told)
-        yield batch, seeds, latents
+            return run(relay, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted, **told)
 
 
 def _denoiser(
-    share: Share, whole: Job, manager: ModelManager, prompting: Prompting, start: Start, steps: int
+    share: Share, whole: Job, manager: ModelManager, prompting: Prompting, start: Start, steps: int, use: Use
 ) -> tuple[GuidedDenoiser, Denoiser]:
     """The denoiser of one checkpoint's share of the steps, and that which keeps what the mask keeps.
 
@@ -110,9 +132,10 @@ def _denoiser(
     job = share.job
     own = prompting if job is whole or prompting.refiner is None else prompting.refiner
     kind = extra_inputs(job.info.denoiser)
+    manager.release(use)  # the network of the share before was let go
     with torch.inference_mode(False):  # the sampler runs in it, and weights that are loaded there can never be changed
-        network = manager.denoiser(job.info, job.adapters)
-        patches = job.patches_for(job, network)
+        network = manager.denoiser(job.info, job.adapters, use)
+        patches = job.patches_for(job)
         weights = manager.weight_sets(job.info, job.adapters)
     guided = GuidedDenoiser(
         network,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.engine.models import ModelManager, PartKey
+from backend.engine.models import ModelManager
+from backend.engine.parts import PartKey
 from backend.events import Plan
 from backend.formats.configs import CheckpointInfo, UNetConfig, VAEConfig
 from backend.request import GenerationRequest

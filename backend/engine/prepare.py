@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageOps
 
 from backend.diffusion.patched import PatchSet
-from backend.engine.extensions import Between
-from backend.engine.job import Denoisers, Job, no_patches
+from backend.engine.job import Job, no_patches
+from backend.engine.job_views import Between
 from backend.engine.shares import branches_at_once, with_refiner
 from backend.families.table import FAMILIES
 from backend.records.resolve import resolve
@@ -29,7 +29,7 @@ def prepare_job(
     check: Callable[[], None],
     note: Callable[[str], None],
     between: Between,
-    patches_for: Callable[[Job, Denoisers], PatchSet],
+    patches_for: Callable[[Job], PatchSet],
 ) -> tuple[Job, tuple[Path, ...]]:
     """A request with everything that it refers to, and the files of its adapters; no weights are loaded.
 

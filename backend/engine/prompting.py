@@ -92,14 +92,16 @@ def encode_steps(
     plan = job.words.in_plan(parse_prompt(strip_tags(prompt, job.tags), steps, compose=False))
     for note in (*plan.warnings, *_cut_off(job, dict.fromkeys(parts, plan))):
         job.on_note(note)
-    models: dict[Part, nn.Module] = {part: manager.get(job.info, part, job.adapters) for part in parts}
+    models: dict[Part, nn.Module] = {}
 
     def encode(prompts: Prompts) -> Conditioning:
         job.check()
         return job.family.encode(models, job.info, job.request, prompts, negative=negative)
 
-    with torch.inference_mode():
-        return schedule_conditioning(dict.fromkeys(parts, plan), encode)[0]
+    with manager.use(check=job.check) as use:
+        models |= {part: manager.get(job.info, part, job.adapters, use) for part in parts}
+        with torch.inference_mode():
+            return schedule_conditioning(dict.fromkeys(parts, plan), encode)[0]
 
 
 def _encode_own(job: Job, manager: ModelManager, steps: int) -> Prompting:
@@ -107,19 +109,20 @@ def _encode_own(job: Job, manager: ModelManager, steps: int) -> Prompting:
     positive = plan_prompts(request, parts, steps, negative=False, words=job.words)
     negative = plan_prompts(request, parts, steps, negative=True, words=job.words)
     models: dict[Part, nn.Module] = {}
-    for part in parts:
-        job.check()
-        models[part] = manager.get(job.info, part, job.adapters)
 
     def encode(prompts: Prompts, *, negative: bool) -> Conditioning:
         job.check()  # [a|b] over many steps may be hundreds of prompts
         return job.family.encode(models, job.info, request, prompts, negative=negative)
 
-    with torch.inference_mode():
-        cond = schedule_conditioning(positive, partial(encode, negative=False))
-        uncond = None
-        if guidance_of(job).needs_negative([part.weight for part in cond]):
-            uncond = schedule_conditioning(negative, partial(encode, negative=True))[0]
+    with manager.use(check=job.check) as use:
+        for part in parts:
+            job.check()
+            models[part] = manager.get(job.info, part, job.adapters, use)
+        with torch.inference_mode():
+            cond = schedule_conditioning(positive, partial(encode, negative=False))
+            uncond = None
+            if guidance_of(job).needs_negative([part.weight for part in cond]):
+                uncond = schedule_conditioning(negative, partial(encode, negative=True))[0]
     warnings = [warning for plan in (*positive.values(), *negative.values()) for warning in plan.warnings]
     too_long = [note for plans in (positive, negative) for note in _cut_off(job, plans)]
     embeddings, unread = read_embeddings(job.info, positive, negative)

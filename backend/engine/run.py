@@ -21,10 +21,10 @@ from backend.diffusion.patched import PatchSet
 from backend.diffusion.samplers.spec import StepState
 from backend.engine import pipeline
 from backend.engine.expansion import Expansion, Made, expand, expansions_of
-from backend.engine.extensions import Between
 from backend.engine.file_hashes import HashInBackground
 from backend.engine.foresight import idle_parts, plan_of
 from backend.engine.job import Job
+from backend.engine.job_views import Between
 from backend.engine.latents import decode_latents, latent_format
 from backend.engine.model_view import model_view
 from backend.engine.order_check import checked
@@ -35,10 +35,9 @@ from backend.engine.result import VERSION, GenerationResult, Picture
 from backend.engine.shares import Share, shares_of
 from backend.engine.shelves import Shelf, Shelves
 from backend.engine.start import prepare_start
+from backend.engine.uses import Use
 from backend.errors import BadRequest, Cancelled, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Step
-from backend.nn.mmdit import MMDiT
-from backend.nn.unet import UNet
 from backend.records.hashes import tensors_hash
 from backend.records.infotext import parameters_text
 from backend.records.outputs import Outputs
@@ -123,9 +122,18 @@ class Run:
     def generate(
         self, request: GenerationRequest, shelf: Shelf, progress: Progress
     ) -> tuple[GenerationRequest, Plan, list[Picture]]:
-        """One request of the order: resolved, its plan and its pictures."""
+        """One request of the order: resolved, its plan and its pictures; its patches keep nothing when it is done."""
+        with self.engine.manager.use(check=self.check) as use:
+            try:
+                return self._request(request, shelf, progress, use)
+            finally:
+                self._patches.clear()
+
+    def _request(
+        self, request: GenerationRequest, shelf: Shelf, progress: Progress, use: Use
+    ) -> tuple[GenerationRequest, Plan, list[Picture]]:
         engine = self.engine
-        job, adapter_files = self.prepared(request)
+        job, adapter_files = self.prepared(request, use)
         request = self.request = job.request
         progress.resolved(request)
         sigmas = pipeline.sigmas_of(job)
@@ -150,10 +158,14 @@ class Run:
         self.pictures_done += len(pictures)
         return request, plan, [pictures[index] for index in sorted(pictures)]
 
-    def prepared(self, request: GenerationRequest) -> tuple[Job, tuple[Path, ...]]:
-        """One request of the order as ``prepare_job`` has it, with patches of its own."""
+    def prepared(self, request: GenerationRequest, use: Use | None = None) -> tuple[Job, tuple[Path, ...]]:
+        """One request of the order as ``prepare_job`` has it, with patches of its own.
+
+        Args:
+            use: has the networks that the patches compute with; None: nobody, they may leave at any time.
+        """
         self._patches.clear()
-        self._between = Between()
+        self._between = Between(use=use or Use())
         return prepare_job(
             self.engine, request, check=self.check, note=self.note, between=self._between, patches_for=self._patches_for
         )
@@ -197,11 +209,14 @@ class Run:
         if self.cancel.is_set():
             raise Cancelled("The job was stopped.")
 
-    def _patches_for(self, job: Job, network: UNet | MMDiT) -> PatchSet:
+    def _patches_for(self, job: Job) -> PatchSet:
         """What the extensions change for one of the job's networks; each is asked once."""
         if job.info.path not in self._patches:
-            model = model_view(self.engine, job, network)
-            self._patches[job.info.path] = self.engine.extensions.patches(job.request, model, self.note, self._between)
+            manager = self.engine.manager
+            with manager.use(check=self.check) as use:
+                model = model_view(self.engine, job, manager.denoiser(job.info, job.adapters, use), self._between.use)
+                found = self.engine.extensions.patches(job.request, model, self.note, self._between)
+            self._patches[job.info.path] = found
         return self._patches[job.info.path]
 
     def _embedding_facts(self, prompting: Prompting) -> dict[str, str]:

@@ -11,7 +11,8 @@ import torch
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from backend.errors import BadRequest
+from backend.control.preprocessing import no_weights
+from backend.errors import BadRequest, NotFound
 from backend.extending import PanelSpec
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import SLOW_IMPORT
@@ -58,10 +59,16 @@ def check_preprocessors(bench: Bench) -> Iterator[Finding]:
         picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
         mask = torch.zeros(1, 64, 96)
         mask[:, 16:48, 16:48] = 1
+        networks = bench.engine.networks
         try:
-            hints = [spec.run(picture.clone(), spec.parameters(), mask) for _ in range(2)]
+            files = spec.weights(spec.parameters())
+            with networks.use() as use, networks.lent(use, files) as lent:
+                hints = [spec.run(picture.clone(), spec.parameters(), mask, *lent) for _ in range(2)]
             problem = _hint_problem(*hints)
         except Exception as error:  # whatever an author's code raises
+            if spec.weights is not no_weights and isinstance(error, BadRequest | NotFound):
+                yield Finding(f"preprocessor {spec.name}", "it makes a hint", "not applicable", f"no file: {error}")
+                continue
             problem = f"{type(error).__name__}: {error}"
         yield held(f"preprocessor {spec.name}", "it makes a hint, the same each time", problem)
 

@@ -104,7 +104,7 @@ def expanded_prompt(job: JobView, values: ExpandParameters, prompt: str) -> str:
     """A longer prompt that holds ``prompt`` as it is; the same for the same seed.
 
     Raises:
-        BadRequest: the language model that was asked for cannot be used.
+        BadRequest, OutOfMemory: the language model that was asked for cannot be used, or does not fit.
     """
     from extensions.prompt_expand import model  # transformers: not while the engine starts
 
@@ -120,7 +120,9 @@ def expanded_prompt(job: JobView, values: ExpandParameters, prompt: str) -> str:
             prompt, request.negative_prompt, seed=seed, amount=values.amount, aspects=aspects, style=style
         )
     else:
-        written, whole_ = model.written_on(folder, plain(prompt), seed=seed, tokens=values.tokens, seconds=SECONDS)
+        written, whole_ = model.written_on(
+            job.own_network, folder, plain(prompt), seed=seed, tokens=values.tokens, seconds=SECONDS
+        )
         more = model.usable(written, prompt, request.negative_prompt, whole=whole_)
         longer = inserted(prompt, more) if more else prompt
     return longer if len(longer) <= LONGEST else prompt

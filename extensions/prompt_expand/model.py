@@ -1,31 +1,28 @@
-"""Expansion by a language model of the user's: a folder of transformers' in models/text_generation, read and dropped.
+"""Expansion by a language model of the user's: a folder of transformers' in models/text_generation.
 
-Only safetensors are read and no code of the folder is run. It is computed on the CPU in float32, so that it takes
-nothing of the device on which a job may run, and so that loading changes no state that all threads share.
+Only safetensors are read and no code of the folder is run. The engine loads it within its memory budget and lets it go
+like any other network. It is computed in float32, so that it writes the same whatever the denoiser's arithmetic, and so
+that building it changes no default of torch's, which all threads share.
 """
 
 from __future__ import annotations
 
-import gc
 import inspect
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
-from backend.api import BadRequest, unknown_name
+from backend.api import BadRequest, OwnNetwork, unknown_name
 from extensions.prompt_expand.syntax import cleaned, words_of
 
 FOLDER = "text_generation"
-SHARE_OF_MEMORY = 0.6  # of what is free, that a model may take
-BYTES = 4  # a float32
 TEMPERATURE, TOP_K = 0.8, 40
 NEEDED = ("config.json", "tokenizer.json")
 
@@ -66,49 +63,49 @@ def usable(written: str, prompt: str, negative: str, *, whole: bool) -> str:
     return f"{' ' if written[:1].isspace() else ', '}{words}" if words else ""
 
 
-def written_on(folder: Path, text: str, *, seed: int, tokens: int, seconds: float) -> tuple[str, bool]:
+def written_on(
+    own_network: OwnNetwork, folder: Path, text: str, *, seed: int, tokens: int, seconds: float
+) -> tuple[str, bool]:
     """What the model writes behind ``text``, and whether it came to an end by itself.
 
     The same seed gives the same words on the same machine.
 
     Args:
+        folder: of models/text_generation.
         tokens: that it may write.
         seconds: that it may take.
     Raises:
-        BadRequest: the folder is not one, the model does not fit the memory, or it is too slow.
+        BadRequest: the folder is not one, or the model is too slow.
+        OutOfMemory: it does not fit the memory budget.
     """
-    weights = _checked(folder)
+    _check(folder)
     until = time.monotonic() + seconds
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # tokenizers raises nothing narrower
         raise BadRequest(f"{folder.name}/tokenizer.json cannot be read ({error}).", field="extensions") from None
-    try:
-        model = _loaded(folder, weights)
-        room = _context(model) - tokens
-        ids = tokenizer.encode(text).ids[-room:] if room > 0 else []
-        if not ids:
-            raise BadRequest(f"{folder.name} has no room for the prompt and {tokens} more tokens.", field="extensions")
-        drawn: list[int] = []
-        with torch.inference_mode():
-            for token in _draw(model, ids, seed):
-                if token in _ends(model):
-                    return tokenizer.decode(drawn), True
-                drawn.append(token)
-                if "\n" in tokenizer.decode(drawn).lstrip():
-                    return tokenizer.decode(drawn), True
-                if len(drawn) == tokens:
-                    return tokenizer.decode(drawn), False
-                if time.monotonic() > until:
-                    raise BadRequest(
-                        f"{folder.name} wrote {len(drawn)} of {tokens} tokens in {seconds:g} seconds.",
-                        "Let it write fewer, or use a smaller model.",
-                        field="extensions",
-                    )
-        return tokenizer.decode(drawn), False
-    finally:
-        model = None
-        gc.collect()
+    model: Any = own_network(FOLDER, folder.name, partial(build, folder), torch.float32)
+    room = _context(model) - tokens
+    ids = tokenizer.encode(text).ids[-room:] if room > 0 else []
+    if not ids:
+        raise BadRequest(f"{folder.name} has no room for the prompt and {tokens} more tokens.", field="extensions")
+    drawn: list[int] = []
+    with torch.inference_mode():
+        for token in _draw(model, ids, seed):
+            if token in _ends(model):
+                return tokenizer.decode(drawn), True
+            drawn.append(token)
+            if "\n" in tokenizer.decode(drawn).lstrip():
+                return tokenizer.decode(drawn), True
+            if len(drawn) == tokens:
+                return tokenizer.decode(drawn), False
+            if time.monotonic() > until:
+                raise BadRequest(
+                    f"{folder.name} wrote {len(drawn)} of {tokens} tokens in {seconds:g} seconds.",
+                    "Let it write fewer, or use a smaller model.",
+                    field="extensions",
+                )
+    return tokenizer.decode(drawn), False
 
 
 def _draw(model: Any, ids: list[int], seed: int) -> Iterator[int]:
@@ -118,19 +115,21 @@ def _draw(model: Any, ids: list[int], seed: int) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     names = inspect.signature(model.forward).parameters
     cache = {"cache" if "cache" in names else "past_key_values": DynamicCache(config=model.config)}  # from 5.24 on
+    device = next(model.parameters()).device
     read = torch.tensor([ids])  # (1, T)
     while True:
-        logits: Tensor = model(input_ids=read, use_cache=True, **cache).logits[0, -1] / TEMPERATURE  # (vocabulary,)
+        given: Tensor = model(input_ids=read.to(device), use_cache=True, **cache).logits[0, -1]
+        logits = given.cpu() / TEMPERATURE  # (vocabulary,)
         best, places = logits.topk(min(TOP_K, len(logits)))
         token = places[torch.multinomial(best.softmax(-1), 1, generator=generator)]  # (1,)
         yield int(token)
         read = token[None]
 
 
-def _checked(folder: Path) -> list[Path]:
-    """The folder's weights; raises ``BadRequest`` if it is none that can be read, or runs code of its own."""
-    weights = sorted(folder.glob("*.safetensors"))
-    missing = [name for name in NEEDED if not (folder / name).is_file()] + ([] if weights else ["*.safetensors"])
+def _check(folder: Path) -> None:
+    """Raise ``BadRequest`` if the folder is none that can be read, or runs code of its own."""
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
     if missing:
         raise BadRequest(
             f"The language model {folder.name} has no {', no '.join(missing)}.",
@@ -148,32 +147,23 @@ def _checked(folder: Path) -> list[Path]:
             "Use one that transformers itself knows: GPT-2, Llama, Qwen ...",
             field="extensions",
         )
-    return weights
 
 
-def _loaded(folder: Path, weights: list[Path]) -> Any:
-    from transformers import AutoModelForCausalLM
+def build(folder: Path, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """transformers' network of a folder, with its tensors. Raises ``BadRequest``: it is not whole, or none at all."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
     try:
-        needed = BYTES * sum(map(_count, weights))
-        free = psutil.virtual_memory().available
-        if needed > SHARE_OF_MEMORY * free:
-            raise BadRequest(
-                f"The language model {folder.name} takes {needed / 2**30:.1f} GiB in float32; "
-                f"{free / 2**30:.1f} GiB are free.",
-                "Use a smaller one, or expand by rules.",
-                field="extensions",
-            )
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model, told = kind.from_pretrained(
+            None, config=config, state_dict=dict(tensors), dtype=torch.float32, output_loading_info=True
         )
-        model, told = loaded
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if "DefaultCPUAllocator" in str(error):  # not the folder's fault
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadRequest(f"The language model {folder.name} cannot be loaded: {reason}", field="extensions") from error
     if told["missing_keys"]:
@@ -183,13 +173,7 @@ def _loaded(folder: Path, weights: list[Path]) -> Any:
             "Copy its folder again.",
             field="extensions",
         )
-    return model.eval()
-
-
-def _count(path: Path) -> int:
-    """Numbers in a file, from its header."""
-    with safe_open(path, framework="pt") as file:
-        return sum(torch.Size(file.get_slice(name).get_shape()).numel() for name in file.keys())  # noqa: SIM118 - no dict
+    return model
 
 
 def _context(model: Any) -> int:

@@ -8,20 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from backend.approvals import Approvals
 from backend.checkpoints.save import write_tensors
+from backend.engine.actions import run_action
 from backend.engine.engine import Engine
-from backend.errors import ModelUnsupported
+from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound
 from backend.settings import load_settings
 from backend.testing.conformance import conformance
+from backend.testing.control import write_tiny_control
 from tests.engine.conftest import ask
 from tests.extending import approve_all, forget_loose_extensions
 from webui.new_extension import write_new_extension
 
+FAMILY = {"tiny-xl": "sdxl", "tiny-sd3": "sd3"}
 DOCS = Path(__file__).parents[2] / "docs" / "extensions"
-PAGES = {"ten_lines": DOCS / "README.md", "weak_middle": DOCS / "guidance.md", "vera": DOCS / "adapter_format.md"}
+PAGES = {
+    "ten_lines": DOCS / "README.md",
+    "weak_middle": DOCS / "guidance.md",
+    "vera": DOCS / "adapter_format.md",
+    "tiny_depth": DOCS / "preprocessor.md",
+}
 
 
 def write_example(parent: Path, name: str) -> Path:
@@ -136,6 +145,64 @@ def test_the_adapter_formats_delta_is_pefts(tmp_path):
     (module,) = space["modules"]({key: tuple(t.shape) for key, t in tensors.items()}, {})
     ours = module.delta(base[0].weight.data, {role: tensors[key] for role, key in module.keys.items()}, 1.0)
     torch.testing.assert_close(ours, layer.get_delta_weight("default").detach(), rtol=1e-5, atol=1e-6)
+
+
+def depth_tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"first.weight": (4, 3, 3, 3), "first.bias": (4,), "last.weight": (1, 4, 3, 3), "last.bias": (1,)}
+    return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+
+
+@pytest.fixture
+def depth_file(models_dir) -> Path:
+    path = models_dir / "depth_maps" / "small.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    write_tensors(path, depth_tensors(), {})
+    return path
+
+
+def unit(**fields):
+    values = {"preprocessor": "tiny_depth", "pixel_perfect": True, "options": {"file": "small"}, **fields}
+    return {"controlnet": {"version": 1, "values": values}}
+
+
+def test_the_preprocessor_with_weights_serves_preview_and_job_and_its_network_leaves(authors, depth_file, checkpoint):
+    photo = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1))
+    image = Image.fromarray((photo * 255).round().to(torch.uint8).numpy())
+    picture_hash = authors.inputs.store_image(image)
+    request = ask(checkpoint, extensions=unit(picture=picture_hash))
+    done = run_action(authors.extensions, authors.inputs, "controlnet", "preview", request)
+    t = depth_tensors()
+    x = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)[None] / 255
+    x = torch.conv2d(x, t["first.weight"], t["first.bias"], padding=1).relu()
+    wanted = (torch.conv2d(x, t["last.weight"], t["last.bias"], padding=1).sigmoid()[0, 0] * 255).round()
+    seen = np.asarray(authors.inputs.load(done.picture), dtype=np.int16)[..., 0]
+    assert np.abs(seen - wanted.numpy()).max() <= 1
+    assert depth_file.name in {key.name for key in authors.manager.residents}
+    control = authors.settings.models_dir / "controlnet" / f"depth-{checkpoint}.safetensors"
+    control.parent.mkdir(exist_ok=True)
+    write_tiny_control(control, FAMILY[checkpoint])
+    asked = ask(checkpoint, extensions=unit(picture=picture_hash, network=control.stem))
+    guided = picture(authors, asked)
+    assert not np.array_equal(guided, picture(authors, ask(checkpoint)))
+    authors.manager.drop_all()
+    assert np.array_equal(picture(authors, asked), guided)
+
+
+def test_a_preprocessors_file_that_is_missing_or_cut_is_told_by_name(authors, depth_file, checkpoint):
+    picture_hash = authors.inputs.store_image(Image.new("RGB", (64, 64)))
+
+    def preview(**options):
+        request = ask(checkpoint, extensions=unit(picture=picture_hash, options=options))
+        return run_action(authors.extensions, authors.inputs, "controlnet", "preview", request)
+
+    with pytest.raises(BadRequest, match="has no file"):
+        preview()
+    with pytest.raises(NotFound, match="Did you mean 'small'"):
+        preview(file="smal")
+    depth_file.write_bytes(b"x" * 64)
+    with pytest.raises(ModelCorrupt, match=r"small\.safetensors"):
+        preview(file="small")
 
 
 @pytest.mark.parametrize("name", PAGES)

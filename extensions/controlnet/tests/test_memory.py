@@ -47,12 +47,13 @@ def test_a_network_never_takes_the_place_of_the_denoiser_that_it_guides(fresh):
     """Of a budget that both exceed, too: what is at work cannot be let go of."""
     info = fresh.catalog.checkpoint("tiny-xl")
     fresh.manager.get(info, "clip_g")
-    fresh.manager.denoiser(info)
-    denoiser = fresh.manager.key(info, "denoiser")
-    fresh.manager.policy = replace(fresh.manager.policy, budget_bytes=denoiser.bytes + 1)
-    path = fresh.catalog.control("edges-xl").path
-    fresh.manager.network(path, "control", lambda: nn.Linear(1, 1), beside=[denoiser])
-    assert {key.part for key in fresh.manager.residents} == {"denoiser", "network"}
+    with fresh.manager.use() as use:
+        fresh.manager.denoiser(info, use=use)
+        denoiser = fresh.manager.key(info, "denoiser")
+        fresh.manager.policy = replace(fresh.manager.policy, budget_bytes=denoiser.bytes + 1)
+        key = fresh.manager.network_key([fresh.catalog.control("edges-xl").path], "control")
+        fresh.manager.network(key, lambda: nn.Linear(1, 1), use)
+        assert {key.part for key in fresh.manager.residents} == {"denoiser", "network"}
 
 
 @pytest.fixture

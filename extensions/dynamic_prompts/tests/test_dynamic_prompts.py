@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backend.engine.engine import Engine
+from backend.engine.uses import Use
 from backend.errors import BadRequest
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
@@ -103,7 +104,7 @@ def test_a_sweep_fills_the_same_words_into_every_cell(filling, tmp_path):
 
 def view(engine: Engine, values: dict[str, object] | None = None, **fields: object):
     request = ask("tiny-xl", extensions=panel(**(values or {})), **fields)
-    seen = engine.extensions.view("dynamic_prompts", request, print)
+    seen = engine.extensions.view("dynamic_prompts", request, print, use=Use())
     assert seen is not None
     return seen
 

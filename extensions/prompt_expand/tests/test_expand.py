@@ -7,10 +7,9 @@ import json
 import shutil
 import socket
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,11 +17,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from backend.engine.actions import run_action
-from backend.errors import BadRequest
+from backend.errors import BadRequest, OutOfMemory, UserError
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import request_to_json
-from extensions.prompt_expand.model import written_on
+from extensions.prompt_expand.model import build, written_on
 from tests.engine.conftest import ask
 
 WORDS = ["a", "fox", "hen", "in", "the", "snow", "golden", "light", "night", ",", "soft", "wide", "on", "grass"]
@@ -145,17 +144,45 @@ def with_models(engine, models_dir, folders):
     shutil.rmtree(home)
 
 
+@pytest.fixture
+def write(engine, with_models):
+    """Lets a model of the engine's folder write behind "a fox"."""
+
+    def written(name: str, *, seed: int = 1, tokens: int = 8, seconds: float = 60.0) -> tuple[str, bool]:
+        with engine.networks.use(beside="a test") as use:
+            own_network = partial(engine.networks.load, use)
+            return written_on(own_network, with_models / name, "a fox", seed=seed, tokens=tokens, seconds=seconds)
+
+    return written
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_model_writes_by_the_seed_within_its_tokens_and_is_dropped(offline, folders, name):
+def test_a_model_writes_by_the_seed_within_its_tokens_and_leaves_like_any_other(offline, engine, write, name):
     before = torch.random.get_rng_state()
-    one = written_on(folders / name, "a fox", seed=1, tokens=8, seconds=60)
-    assert one == written_on(folders / name, "a fox", seed=1, tokens=8, seconds=60)
-    assert len({written_on(folders / name, "a fox", seed=seed, tokens=8, seconds=60) for seed in range(4)}) > 1
+    one = write(name)
+    assert one == write(name)
+    assert len({write(name, seed=seed) for seed in range(4)}) > 1
     assert len(one[0].split()) <= 8
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.get_default_dtype() == torch.float32
+    kinds = (GPT2LMHeadModel, LlamaForCausalLM)
+    assert sum(key.name == name for key in engine.manager.residents) == 1
+    engine.manager.drop_all()
     gc.collect()
-    assert not [each for each in gc.get_objects() if type(each) in (GPT2LMHeadModel, LlamaForCausalLM)]
+    assert not [each for each in gc.get_objects() if type(each) in kinds]
+
+
+def test_a_model_writes_what_transformers_writes_with_the_folder(engine, with_models, write):
+    """Ours is built of tensors that the engine has read; transformers' of its own files."""
+    there = GPT2LMHeadModel.from_pretrained(with_models / "gpt2").eval()
+    write("gpt2")
+    key = next(key for key in engine.manager.residents if key.name == "gpt2")
+    with engine.networks.use() as use:
+        folder = with_models / "gpt2"
+        ours = engine.networks.load(use, "text_generation", "gpt2", partial(build, folder), torch.float32)
+        ids = torch.tensor([[0, 1, 3]])
+        assert torch.equal(ours(ids).logits, there(ids).logits)
+    assert key in engine.manager.residents
 
 
 def test_it_is_taken_when_it_is_there_and_rules_when_they_are_asked_for(offline, engine, with_models):
@@ -180,17 +207,17 @@ def test_a_model_that_was_asked_for_and_is_not_there_is_an_error(engine):
         press(engine, extensions=told(writer="language model"))
 
 
-def test_what_is_no_folder_of_a_model_or_runs_code_is_refused(folders, tmp_path):
+def test_what_is_no_folder_of_a_model_or_runs_code_is_refused(with_models, write):
     def refused(change) -> str:
-        folder = tmp_path / "model"
+        folder = with_models / "model"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(folders / "gpt2", folder)
+        shutil.copytree(with_models / "gpt2", folder)
         change(folder)
-        with pytest.raises(BadRequest) as caught:
-            written_on(folder, "a fox", seed=1, tokens=4, seconds=60)
+        with pytest.raises(UserError) as caught:
+            write("model", tokens=4)
         return str(caught.value)
 
-    def write(folder, **more):
+    def configure(folder, **more):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, **more}))
 
@@ -201,20 +228,21 @@ def test_what_is_no_folder_of_a_model_or_runs_code_is_refused(folders, tmp_path)
 
     assert "has no *.safetensors" in refused(lambda folder: (folder / "model.safetensors").unlink())
     assert "has no tokenizer.json" in refused(lambda folder: (folder / "tokenizer.json").unlink())
-    assert "code of its own" in refused(lambda folder: write(folder, auto_map={"AutoModelForCausalLM": "x.X"}))
+    assert "code of its own" in refused(lambda folder: configure(folder, auto_map={"AutoModelForCausalLM": "x.X"}))
     assert "cannot be read" in refused(lambda folder: (folder / "config.json").write_text("{"))
     assert "cannot be read" in refused(lambda folder: (folder / "tokenizer.json").write_text("{"))
-    assert "cannot be loaded" in refused(lambda folder: write(folder, model_type="nobody_knows"))
-    assert "cannot be loaded" in refused(lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100))
-    assert "cannot be loaded" in refused(lambda folder: write(folder, n_positions=4))
+    assert "cannot be loaded" in refused(lambda folder: configure(folder, model_type="nobody_knows"))
+    assert "model.safetensors" in refused(lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100))
+    assert "cannot be loaded" in refused(lambda folder: configure(folder, n_positions=4))
     assert "is not whole" in refused(without_a_tensor)
     with pytest.raises(BadRequest, match="no room"):
-        written_on(folders / "gpt2", "a fox", seed=1, tokens=64, seconds=60)
+        write("gpt2", tokens=64)
 
 
-def test_a_model_that_does_not_fit_or_is_too_slow_is_refused(folders, monkeypatch):
+def test_a_model_that_does_not_fit_or_is_too_slow_is_refused(engine, write, monkeypatch):
     with pytest.raises(BadRequest, match=r"wrote .* tokens in 0 seconds"):
-        written_on(folders / "gpt2", "a fox", seed=2, tokens=40, seconds=0)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    with pytest.raises(BadRequest, match="GiB are free"):
-        written_on(folders / "gpt2", "a fox", seed=1, tokens=4, seconds=60)
+        write("gpt2", seed=2, tokens=40, seconds=0)
+    engine.manager.drop_all()
+    monkeypatch.setattr(engine.manager, "policy", replace(engine.policy, budget_bytes=2000))
+    with pytest.raises(OutOfMemory, match=r"gpt2 takes .* Easel may use 2\.0 KiB for models"):
+        write("gpt2")
