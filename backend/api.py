@@ -95,6 +95,7 @@ from backend.records.axes import Axis, axis_names, cells_of, read_axis
 from backend.records.panel_text import PanelText, TextKey
 from backend.records.tags import PROMPTS, PromptTag, PromptTagSpec
 from backend.request import GenerationRequest
+from backend.units import Unit, unit_panels, units_of
 
 __all__ = [
     "API_VERSION",
@@ -170,6 +171,7 @@ __all__ = [
     "TextKey",
     "Tile",
     "UNetResiduals",
+    "Unit",
     "UserError",
     "VaeDecode",
     "VaeEncode",
@@ -197,6 +199,8 @@ __all__ = [
     "stochastic",
     "text",
     "token_grid",
+    "unit_panels",
+    "units_of",
     "unknown_name",
     "whole",
     "without_panel",

@@ -226,6 +226,7 @@ class JobView:
         own_network: loads a network of the extension's own, until the hook or the action returns.
         files: ``files(folder)``, the names of what of models/``folder`` ``own_network`` can be asked for.
         shapes: ``shapes(folder, file)``, of its tensors by key, from the header; raises as ``own_network``.
+        panel: in an action, the panel whose button was pressed; in hooks "".
     """
 
     request: GenerationRequest
@@ -244,6 +245,7 @@ class JobView:
     data_folder: Path = Path()
     checkpoint: Callable[[], CheckpointInfo] = _no_checkpoint
     models_dir: Path = Path()
+    panel: str = ""
 
 
 @dataclass(frozen=True)

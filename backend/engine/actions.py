@@ -152,6 +152,7 @@ def run_action(
     notes: list[str] = []
     view = extensions.view(owner, request, notes.append, use=use)
     assert view is not None  # noqa: S101 - the request names a panel of it
+    view = replace(view, panel=panel)
     started = time.perf_counter()
 
     def call() -> ActionDone:

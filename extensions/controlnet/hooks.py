@@ -4,32 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.api import JobView, ModelView, PanelSpec, Patch, PreprocessorSpec, hookimpl
+from backend.api import JobView, ModelView, PanelSpec, Patch, PreprocessorSpec, hookimpl, unit_panels, units_of
 from extensions.controlnet.a1111 import UNIT_TEXT
-from extensions.controlnet.parameters import UnitParameters
+from extensions.controlnet.parameters import PANEL, UnitParameters
 from extensions.controlnet.preprocessors.table import PREPROCESSORS
-from extensions.controlnet.preview import preview_of
-from extensions.controlnet.units import FAMILIES, UNITS, unit_patches
+from extensions.controlnet.preview import PREVIEW
+from extensions.controlnet.units import FAMILIES, unit_patches
 
 
 @hookimpl
 def register_panels() -> Sequence[PanelSpec]:
-    """Three units; one is offered once the one before is used."""
-    followed = ("", *UNITS)
-    return [
+    """Three units."""
+    return unit_panels(
         PanelSpec(
-            name,
-            label,
+            PANEL,
+            "ControlNet",
             UnitParameters,
             families=FAMILIES,
             help="Where things are in the picture, from the edges, the depth or the blocks of another one.",
-            follows=before,
-            actions=(preview_of(name, label),),
+            actions=(PREVIEW,),
             folded=("mode", "resize_mode", "pixel_perfect", "resolution", "region", "shows"),
             text=UNIT_TEXT,
         )
-        for (name, label), before in zip(UNITS.items(), followed, strict=False)
-    ]
+    )
 
 
 @hookimpl
@@ -42,8 +39,6 @@ def register_preprocessors() -> Sequence[PreprocessorSpec]:
 def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
     """What the units that are on add to the network."""
     patches: list[Patch] = []
-    for name, label in UNITS.items():
-        unit = job.values.get(name)
-        if isinstance(unit, UnitParameters):
-            patches += unit_patches(unit, label, job, model)
+    for unit in units_of(job, PANEL, UnitParameters):
+        patches += unit_patches(unit.values, unit.label, job, model)
     return patches

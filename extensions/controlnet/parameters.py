@@ -9,6 +9,8 @@ from backend.api import picture as picture_field
 from extensions.controlnet.geometry import ResizeMode
 from extensions.controlnet.strength import Mode
 
+PANEL = "controlnet"  # of the first unit
+
 
 class UnitParameters(Parameters):
     """One unit: a network, its picture, and how much it counts when."""

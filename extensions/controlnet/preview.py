@@ -6,22 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backend.api import ActionResult, ActionSpec, JobView, StartPicture
+from backend.api import ActionResult, ActionSpec, JobView, StartPicture, units_of
 from extensions.controlnet.geometry import laid_on
 from extensions.controlnet.hints import hint_of, pixels
-from extensions.controlnet.parameters import UnitParameters
-
-
-def preview_of(panel: str, label: str) -> ActionSpec:
-    """The action of a unit's panel."""
-
-    def run(job: JobView) -> ActionResult:
-        unit = job.values[panel]
-        if not isinstance(unit, UnitParameters):
-            raise TypeError(f"{panel} holds a {type(unit).__name__}")
-        return preview(unit, label, job)
-
-    return ActionSpec("preview", "Preview the hint", run, help="Shows what the network will see.")
+from extensions.controlnet.parameters import PANEL, UnitParameters
 
 
 def preview(unit: UnitParameters, label: str, job: JobView) -> ActionResult:
@@ -41,6 +29,14 @@ def preview(unit: UnitParameters, label: str, job: JobView) -> ActionResult:
     if start is not None and start.mask is not None and job.request.inpaint_area == "only masked":
         words += ". The job will see the masked area of it alone, at this size"
     return ActionResult(picture=_image(hint.picture[0]), text=f"{words}.")
+
+
+def _of_the_panel(job: JobView) -> ActionResult:
+    unit = next(unit for unit in units_of(job, PANEL, UnitParameters) if unit.panel == job.panel)
+    return preview(unit.values, unit.label, job)
+
+
+PREVIEW = ActionSpec("preview", "Preview the hint", _of_the_panel, help="Shows what the network will see.")
 
 
 def size_of(job: JobView) -> tuple[int, int]:

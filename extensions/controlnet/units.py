@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -24,8 +24,6 @@ from extensions.controlnet.hints import hint_of, region_of
 from extensions.controlnet.parameters import UnitParameters
 from extensions.controlnet.strength import leaves_out_uncond, strength_of
 
-#: Panel -> what people read.
-UNITS: Mapping[str, str] = {"controlnet": "ControlNet", "controlnet_2": "ControlNet 2", "controlnet_3": "ControlNet 3"}
 FAMILIES: tuple[Family, ...] = ("sdxl", "sd3", "sd1", "sd2")
 _CELL = 8  # pixels a latent cell's side
 

@@ -10,6 +10,9 @@ from backend.api import picture as picture_field
 WeightType = Literal["ordinary", "style only", "composition only", "style and composition"]
 
 
+PANEL = "ip_adapter"  # of the first unit
+
+
 class UnitParameters(Parameters):
     """One unit: a picture, what reads it, and how much it counts where and when."""
 

@@ -29,8 +29,6 @@ from extensions.ip_adapter.pictures import picture_of, region_of
 from extensions.ip_adapter.preprocessing import pixels_for
 from extensions.ip_adapter.vision import Vision, build_vision
 
-#: Panel -> what people read.
-UNITS: Mapping[str, str] = {"ip_adapter": "IP-Adapter", "ip_adapter_2": "IP-Adapter 2", "ip_adapter_3": "IP-Adapter 3"}
 FAMILIES: tuple[Family, ...] = ("sdxl", "sd3", "sd1")
 
 

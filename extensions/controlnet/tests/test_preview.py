@@ -47,3 +47,13 @@ def test_without_a_picture_of_its_own_the_init_image_and_its_mask_are_shown(engi
     assert "masked area of it alone" in words
     with pytest.raises(BadRequest, match="ControlNet has no picture"):
         preview(engine, ask("tiny-xl", extensions=unit()))
+
+
+def test_each_units_button_shows_its_own_hint(engine, picture):
+    both = unit(picture=picture) | {"controlnet_2": {"values": {"preprocessor": "invert", "picture": picture}}}
+    first, _ = preview(engine, ask("tiny-xl", extensions=both))
+    second, _ = preview(engine, ask("tiny-xl", extensions=both), "controlnet_2")
+    assert np.array_equal(first, preview(engine, ask("tiny-xl", extensions=unit(picture=picture)))[0])
+    assert np.array_equal(second, 255 - np.asarray(engine.inputs.load(picture)))
+    with pytest.raises(BadRequest, match="ControlNet 3 has no picture"):
+        preview(engine, ask("tiny-xl", extensions=both), "controlnet_3")
