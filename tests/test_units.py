@@ -24,7 +24,8 @@ def job_with(**values: Parameters) -> JobView:
         raise AssertionError("not asked for")
 
     document = {"panels": [panel.to_json("x") for panel in unit_panels(SPEC)]}
-    return JobView(GenerationRequest(), values, nothing, nothing, nothing, nothing, registry=document)
+    asked = ("note", "picture", "mask", "store", "own_network", "files", "shapes")
+    return JobView(GenerationRequest(), values, registry=document, **dict.fromkeys(asked, nothing))
 
 
 def test_units_differ_in_name_and_label_and_follow_each_other():
