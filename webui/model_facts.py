@@ -24,7 +24,7 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         sha256: all digits, if they are known; ``hash`` is A1111's part of them.
     """
     address = f"/api/v1/models/{entry.id}"
-    told: dict[str, Any] = {
+    return {
         "id": entry.id,
         "name": entry.name,
         "file": printable(entry.path.name),
@@ -39,6 +39,13 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "usable": entry.usable,
         "sentence": entry.sentence,
         "error": None if entry.error is None else entry.error.to_json(),
+        **_info_json(entry),
+    }
+
+
+def _no_info() -> dict[str, Any]:
+    """What can be told of a file, as it is where nothing is."""
+    return {
         "kind": None,
         "family": None,
         "made_for": None,
@@ -57,7 +64,12 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "words": [],
         "questions": [],
     }
+
+
+def _info_json(entry: ModelEntry) -> dict[str, Any]:
+    """What its header told; every fact is there, null or empty where the file has none."""
     info = entry.info
+    told = _no_info()
     if isinstance(info, CheckpointInfo):
         told |= {
             "kind": "checkpoint",

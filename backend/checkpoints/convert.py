@@ -42,11 +42,6 @@ _OUTER_NAMES: Mapping[str, str] = {
 }
 
 
-def is_open_clip(keys: Mapping[str, object]) -> bool:
-    """Whether a text encoder's keys are in open_clip naming."""
-    return "positional_embedding" in keys
-
-
 def clip_from_open_clip(state: Mapping[str, Tensor]) -> StateDict:
     """A text tower from open_clip naming to the Hugging Face layout, as views of the same memory.
 

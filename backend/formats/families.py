@@ -22,7 +22,6 @@ from backend.formats.configs import (
     LatentConstants,
     MMDiTConfig,
     Part,
-    T5Config,
     UNetConfig,
 )
 from backend.formats.measure import Tensors
@@ -33,7 +32,6 @@ _REFINER_SIZES = 5 * _SINUSOID  # the aesthetic score stands for the target size
 _VIDEO_BLOCK = "input_blocks.1.0.time_stack"
 _KOLORS_POOLED = 4096  # ChatGLM's
 
-Encoders = Mapping[Part, CLIPConfig | T5Config]
 Denoiser = UNetConfig | MMDiTConfig
 
 

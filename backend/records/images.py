@@ -72,16 +72,6 @@ def read_image(data: bytes) -> Picture:
     return Picture(_on_white(image), notes)
 
 
-def read_mask(data: bytes) -> Picture:
-    """A mask from outside as L: 255 is repainted. Transparency, where there is some, is the mask; else the brightness.
-
-    Raises:
-        BadRequest: as ``read_image``.
-    """
-    image, notes = _read(data)
-    return Picture(_mask_of(image), notes)
-
-
 class Inputs:
     """Init images and masks, each stored once as a PNG named by the sha256 of its bytes."""
 

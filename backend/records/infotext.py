@@ -160,6 +160,32 @@ def _pairs(
     yield "Seed", str(seed)
     if request.width is not None and request.height is not None:
         yield "Size", f"{request.width}x{request.height}"
+    yield from _model_pairs(request, facts)
+    if request.variation_strength > 0:
+        yield "Variation seed", str(variation)
+        yield "Variation seed strength", _number(request.variation_strength)
+    if request.init_image is not None:
+        yield "Denoising strength", _number(request.denoise)
+    if request.clip_skip is not None:  # 1 too, which is not what SDXL takes by itself
+        yield "Clip skip", str(request.clip_skip)
+    if request.init_image is not None:
+        yield "Init image hash", request.init_image[:10]
+    yield "RNG", "CPU"
+    if request.is_inpaint:
+        yield from _inpaint_pairs(request)
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name not in _WRITTEN_APART and value not in (None, {}, field.default):
+            yield _titles()[field.name], _text(value)
+    yield from panel_pairs(request.extensions, _by_name(facts.get("file_hashes", "")), registry)
+    named = {"model_hash", "vae_hash", "refiner_hash", "model", "vae", "version"}
+    for name, value in facts.items():
+        if name not in named and value:
+            yield _FACT_LABELS.get(name, name.replace("_", " ").capitalize()), str(value)
+    yield "Version", f"Easel {facts['version']}" if "version" in facts else "Easel"
+
+
+def _model_pairs(request: GenerationRequest, facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if "model_hash" in facts:
         yield "Model hash", facts["model_hash"]
     if request.checkpoint:
@@ -172,34 +198,16 @@ def _pairs(
         known = f" [{facts['refiner_hash']}]" if "refiner_hash" in facts else ""
         yield "Refiner", request.refiner + known
         yield "Refiner switch at", _number(request.refiner_switch)
-    if request.variation_strength > 0:
-        yield "Variation seed", str(variation)
-        yield "Variation seed strength", _number(request.variation_strength)
-    if request.init_image is not None:
-        yield "Denoising strength", _number(request.denoise)
-    if request.clip_skip is not None:  # 1 too, which is not what SDXL takes by itself
-        yield "Clip skip", str(request.clip_skip)
-    if request.init_image is not None:
-        yield "Init image hash", request.init_image[:10]
-    yield "RNG", "CPU"
-    if request.is_inpaint:
-        yield "Mask blur", str(request.mask_blur)
-        if request.invert_mask:
-            yield "Mask mode", "Inpaint not masked"
-        yield "Masked content", request.masked_content
-        yield "Inpaint area", request.inpaint_area.capitalize()
-        if request.inpaint_area == "only masked":
-            yield "Masked area padding", str(request.masked_padding)
-    for field in fields(request):
-        value = getattr(request, field.name)
-        if field.name not in _WRITTEN_APART and value not in (None, {}, field.default):
-            yield _titles()[field.name], _text(value)
-    yield from panel_pairs(request.extensions, _by_name(facts.get("file_hashes", "")), registry)
-    named = {"model_hash", "vae_hash", "refiner_hash", "model", "vae", "version"}
-    for name, value in facts.items():
-        if name not in named and value:
-            yield _FACT_LABELS.get(name, name.replace("_", " ").capitalize()), str(value)
-    yield "Version", f"Easel {facts['version']}" if "version" in facts else "Easel"
+
+
+def _inpaint_pairs(request: GenerationRequest) -> Iterator[tuple[str, str]]:
+    yield "Mask blur", str(request.mask_blur)
+    if request.invert_mask:
+        yield "Mask mode", "Inpaint not masked"
+    yield "Masked content", request.masked_content
+    yield "Inpaint area", request.inpaint_area.capitalize()
+    if request.inpaint_area == "only masked":
+        yield "Masked area padding", str(request.masked_padding)
 
 
 def _by_name(hashes: str) -> dict[str, str]:

@@ -272,19 +272,6 @@ class JobStore:
             )  # fmt: skip
         return [image_of(row) for row in rows]
 
-    def delete(self, job_id: str) -> None:
-        """Forget a finished job and its list of pictures; the files stay. Raises ``BadRequest`` for a live one."""
-        with self._writing():
-            job = self._get(job_id)
-            if not job.is_finished:
-                raise BadRequest(f"Job {job_id} is {job.state}.", "Cancel it first.")
-            self._db.change("DELETE FROM jobs WHERE id = ?", job_id)
-
-    def clear_finished(self) -> int:
-        """Forget all finished jobs; the files stay. Returns how many there were."""
-        with self._writing():
-            return self._db.change("DELETE FROM jobs WHERE state IN ('done', 'failed', 'cancelled')")
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with self._db.reading():  # locked until the news is told: it arrives in the order of the changes

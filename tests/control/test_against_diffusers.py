@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from backend.checkpoints.diffusers_layout import unet_to_diffusers
 from backend.control.load import Control, load_control
 from backend.formats.control import detect_control
 from backend.formats.control_configs import T2IAdapterConfig
@@ -23,7 +24,6 @@ from backend.nn.t2i_adapter import T2IAdapter, feature_places
 from tests import builders
 from tests.control import tiny
 from tests.nn.test_published_keys import SD1, SDXL
-from tests.oracles.diffusers_names import unet_to_diffusers
 from tests.oracles.diffusers_networks import diffusers_unet
 
 pytestmark = pytest.mark.oracle

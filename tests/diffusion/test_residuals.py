@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.checkpoints.diffusers_layout import mmdit_to_diffusers, unet_to_diffusers
 from backend.diffusion.residuals import UNetResiduals, spread, summed, within
 from backend.nn.layers import sinusoid
 from backend.nn.mmdit import TIMESTEP_WAVES
 from tests import builders
-from tests.oracles.diffusers_names import mmdit_to_diffusers, unet_to_diffusers
 from tests.oracles.diffusers_networks import diffusers_mmdit, diffusers_unet
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.checkpoints.diffusers_layout import unet_to_diffusers
 from backend.engine import pipeline
 from backend.engine.engine import Engine
 from backend.engine.shares import hand_over_step, shares_of
@@ -18,7 +19,6 @@ from backend.settings import load_settings
 from tests import builders
 from tests.families.running import colours, job_of, run_job
 from tests.oracles import diffusers_pipelines as oracles
-from tests.oracles.diffusers_names import unet_to_diffusers
 from tests.oracles.diffusers_networks import diffusers_unet
 
 WIDTH, HEIGHT, SEED, STEPS = 96, 64, 11, 6

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from backend.checkpoints.diffusers_layout import mmdit_to_diffusers, unet_to_diffusers, vae_to_diffusers
 from backend.formats.configs import MMDiTConfig, UNetConfig, VAEConfig
 from backend.nn.layers import sinusoid
 from tests import builders
-from tests.oracles.diffusers_names import mmdit_to_diffusers, unet_to_diffusers, vae_to_diffusers
 from tests.oracles.diffusers_networks import diffusers_mmdit, diffusers_unet, diffusers_vae
 
 pytestmark = pytest.mark.oracle

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.checkpoints.diffusers_layout import unet_to_diffusers
 from backend.formats.configs import UNetConfig
 from backend.formats.measure import unet_config
 from backend.formats.reader import TensorInfo
@@ -18,7 +19,6 @@ from backend.nn.unet import UNet
 from tests import builders
 from tests.nn.test_against_diffusers import close
 from tests.nn.test_published_keys import SD1, SD2, SDXL
-from tests.oracles.diffusers_names import unet_to_diffusers
 from tests.oracles.diffusers_networks import diffusers_unet
 
 pytestmark = pytest.mark.oracle

@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from backend.checkpoints.diffusers_layout import mmdit_to_diffusers, unet_to_diffusers, vae_to_diffusers
 from backend.formats.configs import CheckpointInfo, CLIPConfig, MMDiTConfig, Part, T5Config, UNetConfig
-from tests.oracles.diffusers_names import mmdit_to_diffusers, unet_to_diffusers, vae_to_diffusers
 from tests.oracles.diffusers_networks import diffusers_mmdit, diffusers_unet, diffusers_vae
 
 Models = Mapping[Part, nn.Module]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from backend.errors import BadRequest, NotFound
-from backend.records.images import MAX_BYTES, Inputs, read_image, read_mask
+from backend.records.images import MAX_BYTES, Inputs, read_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -88,18 +88,23 @@ def test_exif_orientation_is_undone(orientation):
     assert picture.image.tobytes() == source.tobytes()
 
 
-def test_16_bit_grey_is_scaled_not_clipped():
+def mask_of(folder, data):
+    inputs = Inputs(folder)
+    return inputs.load_mask(inputs.store(data).sha256)
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
     values = np.array([[0, 257, 32896, 65535]], dtype=">u2")
     data = raw_png(4, 1, 16, 0, b"\0" + values.tobytes())
     assert [p[0] for p in np.asarray(read_image(data).image)[0]] == [0, 1, 128, 255]
-    assert list(np.asarray(read_mask(data).image)[0]) == [0, 1, 128, 255]
+    assert list(np.asarray(mask_of(tmp_path, data))[0]) == [0, 1, 128, 255]
 
 
-def test_16_bit_grey_with_a_transparent_value_lies_on_white():
+def test_16_bit_grey_with_a_transparent_value_lies_on_white(tmp_path):
     values = np.array([[0, 1000, 65535]], dtype=">u2")
     data = raw_png(3, 1, 16, 0, b"\0" + values.tobytes(), png_chunk(b"tRNS", struct.pack(">H", 1000)))
     assert [p[0] for p in np.asarray(read_image(data).image)[0]] == [0, 255, 255]
-    assert list(np.asarray(read_mask(data).image)[0]) == [255, 0, 255]
+    assert list(np.asarray(mask_of(tmp_path, data))[0]) == [255, 0, 255]
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4), (4, 2)])
@@ -241,14 +246,14 @@ def test_damaged_bytes_are_a_picture_or_a_sentence(kind):
             assert 10 < len(str(error)) < 300
 
 
-def test_a_mask_is_its_transparency_or_else_its_brightness():
+def test_a_mask_is_its_transparency_or_else_its_brightness(tmp_path):
     painted = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     painted.putpixel((1, 1), (0, 0, 0, 255))
-    mask = read_mask(encoded(painted)).image
+    mask = mask_of(tmp_path, encoded(painted))
     assert (mask.mode, mask.getpixel((0, 0)), mask.getpixel((1, 1))) == ("L", 0, 255)
     opaque = Image.new("RGBA", (4, 4), (0, 0, 0, 255))
     opaque.putpixel((1, 1), (255, 255, 255, 255))
-    mask = read_mask(encoded(opaque)).image
+    mask = mask_of(tmp_path, encoded(opaque))
     assert (mask.getpixel((0, 0)), mask.getpixel((1, 1))) == (0, 255)
 
 

@@ -172,24 +172,6 @@ def test_a_picture_made_again_keeps_its_id_and_place(store):
         store.image("../../etc/passwd")
 
 
-def test_deleting_forgets_finished_jobs_only(store):
-    job = store.submit(FOX).id
-    with pytest.raises(BadRequest, match="queued"):
-        store.delete(job)
-    store.claim()
-    picture = add_picture(store, job)
-    store.finish(job)
-    store.delete(job)
-    with pytest.raises(NotFound):
-        store.get(job)
-    with pytest.raises(NotFound):
-        store.image(picture.id)
-    store.cancel(store.submit(FOX).id)
-    live = store.submit(FOX).id
-    assert store.clear_finished() == 1
-    assert [each.id for each in store.list()] == [live]
-
-
 def test_notes_are_kept_once(store):
     job = store.submit(FOX).id
     store.add_note(job, "VAE again in float32")
