@@ -4,6 +4,7 @@ from __future__ import annotations
 
 BUTTONS = """
 import os
+import re
 import sys
 import time
 
@@ -39,6 +40,9 @@ def sleep(job):
 
 def forever(job):
     time.sleep(3600)
+
+def hold(job):  # Python's lock, in C code, for longer than anybody waits
+    re.match(r"(a+)+$", "a" * 60 + "b")
 
 def refuse(job):
     raise BadRequest("There is nothing to preview.", "Choose a picture.", field="extensions")
@@ -76,6 +80,7 @@ def register_panels():
     actions = [ActionSpec(run.__name__, run.__name__.capitalize(), run, help="A button.") for run in plain]
     actions += [ActionSpec(name, name, run) for name, run in RESULTS.items()]
     actions.append(ActionSpec("forever", "Forever", forever, seconds=0.5))
+    actions.append(ActionSpec("hold", "Hold", hold, seconds=0.5))
     return [PanelSpec("buttons", "Buttons", Buttons, actions=tuple(actions))]
 """
 

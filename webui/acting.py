@@ -10,7 +10,14 @@ from backend.errors import BadRequest, EngineAway, UserError
 from backend.events import ActionDone, ActionEvent, ActionFailed
 
 MOST = 4  # that may wait, the one that runs included
+AGAIN = "Try again in a moment."
 MARGIN = 10.0  # seconds beyond what the engine itself allows
+
+
+class EngineSilent(EngineAway):
+    """The engine as a whole does not answer: code that holds Python's lock, mostly."""
+
+    code = "engine_silent"
 
 
 class ToldByEngine(UserError):
@@ -68,18 +75,19 @@ class Acting:
 
     def fail_all(self, why: str) -> None:
         """The engine process is gone."""
-        self._fail(list(self._waiting), why)
+        self._fail(list(self._waiting), EngineAway(f"The engine process did not answer. {why}", AGAIN))
 
-    def fail_late(self) -> None:
-        """Give up those whose time is over: an engine that hangs as a whole tells of nothing."""
-        self._fail([key for key, each in self._waiting.items() if each.until <= self._clock()], "It gave no sign.")
+    def fail_late(self) -> bool:
+        """Give up those whose time is over: an engine that hangs as a whole tells of nothing. Were there any?"""
+        late = [key for key, each in self._waiting.items() if each.until <= self._clock()]
+        self._fail(late, EngineSilent("The engine process did not answer. It gave no sign.", "Restart the engine."))
+        return bool(late)
 
     @property
     def next_deadline(self) -> float | None:
         """When the first of them is given up."""
         return min((each.until for each in self._waiting.values()), default=None)
 
-    def _fail(self, actions: list[str], why: str) -> None:
+    def _fail(self, actions: list[str], error: EngineAway) -> None:
         for action in actions:
-            error = EngineAway(f"The engine process did not answer. {why}", "Try again in a moment.")
             self._waiting.pop(action).answer.set_exception(error)

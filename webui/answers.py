@@ -19,7 +19,9 @@ STATUS = {
     "model_unsafe": 422,
     "out_of_memory": 422,
     "extension_failed": 422,
+    "action_hangs": 422,
     "engine_away": 503,
+    "engine_silent": 503,
     "disk_full": 507,
     "internal": 500,
 }

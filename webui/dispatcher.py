@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.errors import EngineAway, UserError
 from backend.events import ActionDone, ActionFailed, Event, ExtensionsFare, HookRuns, Ready, Residents
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SETTINGS_FAULT = 2  # exit code of an engine whose last line on stderr is a sentence for the user
 LONG_LIFE = 60.0  # seconds after which an engine's death counts as the first one again
 
+T = TypeVar("T")
 Choose = Callable[[Sequence[Job]], "str | Hold | None"]  # of the waiting jobs, the oldest first; never raises
 
 
@@ -75,6 +76,7 @@ class Dispatcher:
         self._started = 0.0
         self._ready = False
         self._hung = ""  # why the process was killed, until its exit comes
+        self._is_silent = False  # it did not answer an action, and has told nothing since
         self._running: RunningJob | None = None
         self._deaths = 0
         self._start_at: float | None = None
@@ -90,9 +92,8 @@ class Dispatcher:
     def start(self, *, feed: bool = True, handed: EngineHandedOver | None = None) -> None:
         """Start the engine and, from a thread of our own, serve it; jobs of a former process wait again.
 
-        Args:
-            feed: whether jobs are handed to it already, or not before ``feed`` is called.
-            handed: go on with this engine; what it tells is heeded when extensions can be told, after ``feed``.
+        Without ``feed`` none is handed to it before that is called. With ``handed`` this engine goes on; what it tells
+        is heeded when extensions can be told, after ``feed``.
         """
         self._feeds = feed
         if handed is not None:
@@ -181,24 +182,19 @@ class Dispatcher:
     # -- the engine process
 
     def _start_engine(self) -> None:
-        self._start_at = None
-        self._ready = False
-        self._renew = False
+        self._start_at, self._ready, self._renew, self._is_silent = None, False, False, False
         self._started = self._clock()
         self._live.engine_starting()
         try:
             self._process = EngineProcess.start(
-                self._command, self._environment, on_event=self._told_event, on_exit=self._told_exit
+                self._command, self._environment, on_event=self._mailed(self._event), on_exit=self._mailed(self._exit)
             )
         except OSError as error:
             self._process = None
             self._plan_restart(f"The engine process cannot be started ({error.strerror}).")
 
-    def _told_event(self, process: EngineProcess, event: Event) -> None:
-        self._mail.put(partial(self._event, process, event))
-
-    def _told_exit(self, process: EngineProcess, end: EngineExit) -> None:
-        self._mail.put(partial(self._exit, process, end))
+    def _mailed(self, heed: Callable[[EngineProcess, T], None]) -> Callable[[EngineProcess, T], None]:
+        return lambda process, told: self._mail.put(partial(heed, process, told))
 
     def _exit(self, process: EngineProcess, end: EngineExit) -> None:
         if process is not self._process:
@@ -209,8 +205,7 @@ class Dispatcher:
         self._ready = False
         self._acting.fail_all(f"It ended ({self._hung or end.words}).")
         if self._closed_at is not None:
-            self._closed_at = None
-            self._hung = ""
+            self._closed_at, self._hung = None, ""
             self._start_engine()
             return
         running, self._running = self._running, None
@@ -232,6 +227,9 @@ class Dispatcher:
         if self._process is None:  # down: what was changed may be what it died of
             self._deaths = 0
             self._start_at = self._clock()
+        elif self._is_silent:  # its job would not end either: it is done again
+            self._hung = "it did not answer and was started anew"
+            self._process.kill()
 
     def _plan_restart(self, trouble: str) -> None:
         pause = min(self._patience.first_pause * 2**self._deaths, self._patience.longest_pause)
@@ -273,7 +271,9 @@ class Dispatcher:
 
     def _adopt(self, handed: EngineHandedOver) -> None:
         now = self._clock()
-        self._process = EngineProcess.adopt(handed.handle, on_event=self._told_event, on_exit=self._told_exit)
+        self._process = EngineProcess.adopt(
+            handed.handle, on_event=self._mailed(self._event), on_exit=self._mailed(self._exit)
+        )
         self._ready, self._started, self._hook, self._renew = True, now, handed.hook, handed.renew
         self._live.take(handed.live)
         if handed.job is not None:
@@ -333,6 +333,7 @@ class Dispatcher:
     def _event(self, process: EngineProcess, event: Event) -> None:
         if process is not self._process:
             return
+        self._is_silent = False
         tells_of_job = not isinstance(event, HookRuns | ActionDone | ActionFailed)
         if self._running is not None and tells_of_job:
             self._running.heard = self._clock()
@@ -388,7 +389,7 @@ class Dispatcher:
 
     def _look_at_clock(self) -> None:
         now = self._clock()
-        self._acting.fail_late()
+        self._is_silent = self._acting.fail_late() or self._is_silent
         if self._start_at is not None and now >= self._start_at:
             self._start_engine()
         hangs_at = self._hangs_at()

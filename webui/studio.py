@@ -253,14 +253,18 @@ class Studio:
         switch_extension(self.settings, name, on=on)
         if self._host is not None and not on:
             self._host.switched_off(name)
-        busy = bool(self.store.list(1, states=("running",)))
-        self._dispatcher.renew()
-        when = "when the job at hand is finished" if busy else "now"
+        engine = self.renew_engine()
         row = next(row for row in self.extensions_json() if row["name"] == name)
-        told = f"{name} is {'on' if on else 'off'}. The engine is started anew {when}."
+        told = f"{name} is {'on' if on else 'off'}. {engine}"
         if row["web"] is not None and row["web"]["pending"]:
             told += f" What it has in the page follows when {self._after_which()}."
         return {"extension": row, "told": told}
+
+    def renew_engine(self) -> str:
+        """Start the engine anew when no job runs, or at once if it does not answer any more. What to tell."""
+        busy = bool(self.store.list(1, states=("running",)))
+        self._dispatcher.renew()
+        return f"The engine is started anew {'when the job at hand is finished' if busy else 'now'}."
 
     def renew_page(self) -> str:
         """Start this process anew as soon as no action is at work; the engine and its job go on. What to tell.

@@ -1,8 +1,8 @@
 """Buttons of panels: an extension's action runs beside the job thread, one at a time, and is not waited for forever.
 
 A thread cannot be ended from outside. An action that does not return in time is answered for and left behind; until it
-returns, its extension's actions are refused and those of others run. The networks that it loaded are taken away then:
-a job may be waiting for their room.
+returns, or the engine is started anew, its extension's actions are refused and those of others run. The networks that
+it loaded are taken away then: a job may be waiting for their room.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ log = logging.getLogger(__name__)
 
 NOT_FROM_HERE = frozenset({"extensions", "init_image", "mask"})  # the page has its own ways to them
 MAX_TEXT = 20_000  # characters of an answer
+
+
+class ActionHangs(ExtensionFailed):
+    """An action has not returned in time; starting the engine anew is what ends it."""
+
+    code = "action_hangs"
 
 
 class ActionThread:
@@ -65,9 +71,8 @@ class ActionThread:
         try:
             spec, owner = find_action(self._extensions, str(order["panel"]), str(order["name"]))
             if (left := self._left.get(owner)) is not None and left.is_alive():
-                raise ExtensionFailed(
-                    f"An action of the extension {owner} has not returned yet.",
-                    "Wait, or start the engine anew: switch the extension off and on in the Extensions tab.",
+                raise ActionHangs(
+                    f"An action of the extension {owner} has not returned yet.", "Wait, or restart the engine."
                 )
         except UserError as error:
             return _failed(order["id"], error)
@@ -87,9 +92,9 @@ class ActionThread:
                 networks.end(use)
             return _failed(
                 order["id"],
-                ExtensionFailed(
+                ActionHangs(
                     f"{spec.label} of the extension {owner} gave no answer within {spec.seconds:g} seconds.",
-                    "It is not waited for any longer. Look for a newer version, or give it less to do.",
+                    "It is not waited for any longer. Give it less to do; restart the engine if it does not return.",
                 ),
             )
 

@@ -65,3 +65,19 @@ def test_a_button_shows_what_it_gives_and_nothing_enters_the_form_unasked(panel,
     other = here.page.locator("#img2img_panel_buttons")
     other.get_by_role("button", name="Preview").click()
     other.locator(".action-result").get_by_text("a hen").wait_for()
+
+
+def test_one_that_hangs_offers_to_restart_the_engine_and_works_again_after_it(panel):
+    here, box = panel
+    result = box.locator(".action-result")
+    box.get_by_role("button", name="Forever").click()
+    result.get_by_text("gave no answer within 0.5 seconds").wait_for()
+    box.get_by_role("button", name="Preview").click()
+    result.get_by_text("has not returned yet").wait_for()
+    result.get_by_role("button", name="Restart the engine").click()
+    result.get_by_text("The engine is started anew now.").wait_for()
+    here.until("() => easel.state.engine.state !== 'ready'")
+    here.until("() => easel.state.engine.state === 'ready'")
+    box.get_by_role("button", name="Preview").click()
+    result.get_by_text("level 2").wait_for()
+    assert result.get_by_role("button").count() == 0

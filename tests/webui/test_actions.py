@@ -15,6 +15,7 @@ from tests.acting import BUTTONS, OTHER
 from tests.builders import tiny_checkpoint
 from tests.extending import approve_all, write_extension
 from tests.webui.running import running
+from webui import acting
 from webui.dispatcher import Patience
 
 pytestmark = pytest.mark.server
@@ -113,9 +114,36 @@ def test_the_engine_dies_of_one_and_whoever_waited_hears_it(here):
     assert sorted(answers) == [200] * 4 + [400] * 2  # four may wait
 
 
-def test_one_that_hangs_is_answered_and_others_run(here):
+def test_one_that_hangs_is_answered_others_run_and_the_engine_restarted_between_two_jobs_frees_it(here):
     answer = press(here, "forever")
-    assert answer.status_code == 422
+    assert (answer.status_code, answer.json()["code"]) == (422, "action_hangs")
     assert "gave no answer within 0.5 seconds" in answer.json()["what"]
-    assert "has not returned yet" in press(here, "preview").json()["what"]
+    refused = press(here, "preview").json()
+    assert (refused["code"], "has not returned yet" in refused["what"]) == ("action_hangs", True)
     assert press(here, "hello", panel="greeter").json()["text"] == "hello"
+    size = {"checkpoint": "tiny-xl", "width": 64, "height": 64}
+    jobs = [
+        here.submit(prompt="a fox", steps=150, batch_count=3, **size)["id"],
+        here.submit(prompt="a cat", **size)["id"],
+    ]
+    here.wait(jobs[0], "running")
+    assert here.client.post("/api/v1/restart", json={"what": "engine"}).json()["told"].endswith("finished.")
+    for job in jobs:
+        assert here.wait(job)["images"]
+    wait_until_up(here)
+    assert press(here, "preview").json()["text"] == "level 2"
+    wrong = here.client.post("/api/v1/restart", json={"what": "house"})
+    assert (wrong.status_code, wrong.json()["todo"]) == (400, "Accepted: page, engine.")
+
+
+def test_one_that_holds_the_whole_engine_is_ended_with_it_and_the_job_at_hand_is_done_again(here, monkeypatch):
+    monkeypatch.setattr(acting, "MARGIN", 1.0)
+    size = {"checkpoint": "tiny-xl", "width": 64, "height": 64}
+    job = here.submit(prompt="a fox", steps=60, **size)["id"]
+    here.wait(job, "running")
+    answer = press(here, "hold")
+    assert (answer.status_code, answer.json()["code"]) == (503, "engine_silent")
+    assert here.client.post("/api/v1/restart", json={"what": "engine"}).status_code == 202
+    assert len(here.wait(job)["images"]) == 1
+    wait_until_up(here)
+    assert press(here, "preview").status_code == 200

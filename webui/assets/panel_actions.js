@@ -4,6 +4,7 @@
   "use strict";
 
   const { el } = easel;
+  const HANGS = ["action_hangs", "engine_silent"]; // codes of faults that last until the engine is started anew
   let properties = null; // of the request's JSON Schema
 
   async function schemaOf(field) {
@@ -43,6 +44,20 @@
     return el("a", { class: "action-picture", href: found.url, target: "_blank", rel: "noopener", title: words }, el("img", { src: found.url, alt: words }));
   }
 
+  // A thread that hangs ends with its process alone; jobs go on before and after.
+  function restartEngine(show) {
+    const button = el("button", { type: "button", class: "plain", onclick: async () => {
+      button.disabled = true;
+      try {
+        show(el("p", { class: "panel-help" }, (await easel.post("restart", { what: "engine" })).told));
+      } catch (error) {
+        button.disabled = false;
+        easel.toast(error.message, "error");
+      }
+    } }, "Restart the engine");
+    return el("div", { class: "panel-actions" }, button);
+  }
+
   // values(): the panel's fields now; setValues(values): set some of them, and switch the panel on if use is true.
   easel.panelActions = (panel, tab, { values, setValues }) => {
     if (!(panel.actions || []).length) return [];
@@ -77,7 +92,7 @@
           const request = await requestOf(panel, tab, values());
           await told(action, await easel.post(`extensions/${panel.name}/actions/${action.name}`, request));
         } catch (error) {
-          show(el("p", { class: "action-fault" }, error.message));
+          show(el("p", { class: "action-fault" }, error.message), HANGS.includes(error.code) ? restartEngine(show) : null);
         }
         button.removeAttribute("aria-busy");
         buttons.forEach((each) => void (each.disabled = false));

@@ -17,7 +17,7 @@
   easel.restartPage = async (button) => {
     button.disabled = true;
     try {
-      easel.toast((await easel.post("restart")).told);
+      easel.toast((await easel.post("restart", { what: "page" })).told);
       button.textContent = "The page is started again";
     } catch (error) {
       button.disabled = false;

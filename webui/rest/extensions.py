@@ -28,9 +28,19 @@ class ExtensionRoutes:
         return JSONResponse(told, headers={"cache-control": "no-store"})
 
     async def restart(self, request: Request) -> Response:
-        """``{}``: start the page's process anew, so that extensions appear in it; engine and jobs go on."""
-        check_names(await json_object(request), ())
-        return JSONResponse({"told": self._studio.renew_page()}, 202)
+        """``{"what": "page"}``: start its process anew, so that extensions appear in it; engine and jobs go on.
+
+        ``{"what": "engine"}``: that one instead, when no job runs; what hangs in it ends.
+        """
+        body = await json_object(request)
+        check_names(body, ("what",))
+        if text(body, "what", longest=20, default="page") == "page":
+            told = self._studio.renew_page()
+        elif body["what"] == "engine":
+            told = await run_in_threadpool(self._studio.renew_engine)
+        else:
+            raise BadRequest("what is not usable.", "Accepted: page, engine.", field="what")
+        return JSONResponse({"told": told}, 202)
 
     async def switch(self, request: Request) -> Response:
         """``{"on": true}`` approves the folder as it is now, ``false`` switches it off; the engine starts anew."""
