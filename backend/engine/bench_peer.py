@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,22 +19,12 @@ from backend.checkpoints.diffusers_layout import unet_to_diffusers
 from backend.engine.stopwatch import timed
 from backend.errors import BadRequest, Internal
 from backend.formats.configs import UNetConfig
+from backend.formats.full_size import SDXL_UNET
 from backend.nn.layers import sinusoid
 from backend.nn.unet import UNet
 
 #: SDXL's U-Net with 64 instead of 320 channels: 158 M parameters, the "mini" of SPEED.md.
-MINI = UNetConfig(
-    in_channels=4,
-    out_channels=4,
-    model_channels=64,
-    channel_mult=(1, 2, 4),
-    res_blocks=(2, 2, 2),
-    depth_in=(0, 0, 2, 2, 10, 10),
-    depth_mid=10,
-    depth_out=(10, 10, 10, 2, 2, 2, 0, 0, 0),
-    context_dim=2048,
-    label_dim=2816,
-)
+MINI = replace(SDXL_UNET, model_channels=64)
 TOLERANCE = 1e-4  # of the largest output, before anything is timed
 TOKENS = 77
 CPU = torch.device("cpu")

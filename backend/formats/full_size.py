@@ -17,7 +17,7 @@ _CLIP_L = CLIPConfig(768, 12, 12, 3072, 49408, 77, 768, "quick_gelu", bos=49406,
 _CLIP_L_BARE = CLIPConfig(768, 12, 12, 3072, 49408, 77, None, "quick_gelu", bos=49406, eos=49407, pad=49407)
 _CLIP_G = CLIPConfig(1280, 32, 20, 5120, 49408, 77, 1280, "gelu", bos=49406, eos=49407, pad=0)
 _T5_XXL = T5Config(width=4096, layers=24, heads=64, d_kv=64, d_ff=10240, vocab_size=32128)
-_SDXL_UNET = UNetConfig(
+SDXL_UNET = UNetConfig(
     in_channels=4,
     out_channels=4,
     model_channels=320,
@@ -84,7 +84,7 @@ class FullSize:
 
 
 FULL_SIZES: Mapping[str, FullSize] = {
-    "sdxl": FullSize("sdxl", {"denoiser": _SDXL_UNET, "vae": _SDXL_VAE, "clip_l": _CLIP_L_BARE, "clip_g": _CLIP_G}),
+    "sdxl": FullSize("sdxl", {"denoiser": SDXL_UNET, "vae": _SDXL_VAE, "clip_l": _CLIP_L_BARE, "clip_g": _CLIP_G}),
     "sd35-medium": FullSize(
         "sd3",
         {
