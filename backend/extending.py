@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backend.checkpoints.network_files import NetworkFile
 from backend.control.guide import Guide, HintPicture, Strength
 from backend.control.load import Control
 from backend.control.preprocessing import PreprocessorSpec
@@ -262,6 +263,20 @@ class Expanded:
     requests: Sequence[GenerationRequest]
     kept: bool = True
     reuse: bool = False
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a job will cost through an extension; only told, nothing of it changes a picture.
+
+    Args:
+        networks: of the extension's own that it will load, as ``own_network`` will be asked for them.
+        branches: a window of the steps, two shares of them as in ``Scope``, for each evaluation of the denoiser that
+            its patches add to every step in it.
+    """
+
+    networks: Sequence[NetworkFile] = ()
+    branches: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from backend.diffusion.patching import Patch
     from backend.diffusion.samplers.spec import SamplerSpec
     from backend.diffusion.schedules import ScheduleSpec
-    from backend.extending import AdapterChoice, Expanded, JobView, ModelView, PanelSpec, Runner
+    from backend.extending import AdapterChoice, Expanded, Foresight, JobView, ModelView, PanelSpec, Runner
     from backend.records.tags import PromptTag, PromptTagSpec
     from backend.request import GenerationRequest
 
@@ -134,6 +134,16 @@ def scope_adapters(job: JobView, choices: Sequence[AdapterChoice]) -> Sequence[A
 
 
 @hookspec
+def foresee_job(job: JobView) -> Foresight | None:
+    """Say what the job will cost through this extension, as far as that is known: for the plan that is shown before it.
+
+    Kind: job. Called once a job, when every field is filled and nothing is loaded yet. It may look at files' headers
+    (``job.shapes``), but ``job.own_network`` is for later hooks. None: nothing that is known.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
     """What this job wants changed in the denoise loop and in the network: typed patches, undone when the job ends.
 
@@ -176,14 +186,18 @@ def on_startup(data_folder: Path) -> None:
 
 
 @hookspec
-def on_shutdown() -> None:
-    """The engine ends in good order. Kind: observer. Once; not after a crash."""
+def on_shutdown(data_folder: Path) -> None:
+    """The engine ends in good order; ``data_folder`` as in ``on_startup``. Kind: observer. Once; not after a crash."""
     raise NotImplementedError
 
 
 @hookspec
-def model_loaded(name: str, part: str) -> None:
-    """A part of a model came into memory. Kind: observer. Once for each load."""
+def model_loaded(name: str, part: str, data_folder: Path) -> None:
+    """A part of a model came into memory. Kind: observer.
+
+    Once for each load, in the job thread: of what an action has loaded it is told when the next job begins.
+    ``data_folder`` as in ``on_startup``.
+    """
     raise NotImplementedError
 
 

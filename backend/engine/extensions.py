@@ -27,7 +27,7 @@ from backend.engine.panel_values import PanelValues
 from backend.engine.patch_guard import guarded
 from backend.engine.torch_guard import TorchGuard
 from backend.engine.uses import Use
-from backend.extending import AdapterChoice, JobView, ModelView, PanelSpec, Runner
+from backend.extending import AdapterChoice, Foresight, JobView, ModelView, PanelSpec, Runner
 from backend.manifest import bundled_folder
 from backend.parameters import Parameters
 from backend.plugins import ExtensionFailed, Plugins
@@ -194,6 +194,19 @@ class Extensions:
                 chosen = chosen if scoped is None else listed(owner, "scope_adapters", scoped, AdapterChoice)
         return tuple(chosen)
 
+    def foreseen(self, request: GenerationRequest, on_note: OnNote, between: Between | None = None) -> list[Foresight]:
+        """What the extensions that the request names say of its cost.
+
+        Raises:
+            ExtensionFailed: a hook failed, or returned something else.
+        """
+        found: list[Foresight] = []
+        for owner in self.plugins.implementers("foresee_job"):
+            with self.viewed(owner, request, on_note, between) as view:
+                told = None if view is None else self.plugins.call("foresee_job", owner, job=view)
+                found += listed(owner, "foresee_job", [] if told is None else [told], Foresight)
+        return found
+
     def patching(self, request: GenerationRequest) -> bool:
         """Whether any extension that the request names has patches to give."""
         if not request.extensions and not self._values.are_always_there:
@@ -274,7 +287,8 @@ class Extensions:
 
     def stopped(self) -> None:
         """Tell the observers that the engine ends."""
-        self.plugins.observe("on_shutdown")
+        for owner in self.plugins.implementers("on_shutdown"):
+            self.plugins.observe("on_shutdown", only=owner, data_folder=self._folder(owner))
 
     def tell_saved(self, request: GenerationRequest, path: Path, parameters: str) -> None:
         """Tell the observers of a picture on disk."""
@@ -284,7 +298,8 @@ class Extensions:
 
     def tell_loaded(self, name: str, part: str) -> None:
         """Tell the observers of a part that came into memory."""
-        self.plugins.observe("model_loaded", name=name, part=part)
+        for owner in self.plugins.implementers("model_loaded"):
+            self.plugins.observe("model_loaded", only=owner, name=name, part=part, data_folder=self._folder(owner))
 
     def _folder(self, owner: str) -> Path:
         return self._data_dir / "extension-data" / owner

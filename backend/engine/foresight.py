@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from backend.checkpoints.network_files import NetworkFile
 from backend.engine.job import Job
 from backend.engine.model_view import named_networks
 from backend.engine.plan import activation_bytes, make_plan
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     from backend.engine.engine import Engine
 
 
-def plan_of(engine: Engine, job: Job, shares: Sequence[Share], steps: int) -> Plan:
-    """What a job will load, need and take. Raises ``ModelUnsupported`` for a checkpoint without a VAE."""
+def plan_of(engine: Engine, job: Job, shares: Sequence[Share], steps: int, networks: Sequence[NetworkFile]) -> Plan:
+    """What a job will load, need and take.
+
+    Args:
+        networks: that extensions will load of their own.
+    Raises:
+        ModelUnsupported: a checkpoint without a VAE.
+        NotFound, ModelCorrupt: a network's file.
+    """
     info, request = job.info, job.request
     vae_info: CheckpointInfo | VaeInfo = job.vae or info
     parts = [
@@ -29,6 +37,7 @@ def plan_of(engine: Engine, job: Job, shares: Sequence[Share], steps: int) -> Pl
     ]
     parts += [engine.manager.key(share.job.info, "denoiser") for share in shares]
     parts += named_networks(engine, job)
+    parts += dict.fromkeys(engine.networks.key(each) for each in networks)
     parts.append(engine.manager.key(vae_info, "vae"))
     vae_config = job.vae.config if job.vae else info.vae
     if vae_config is None:

@@ -32,7 +32,7 @@ from backend.engine.prepare import prepare_job
 from backend.engine.progress import Progress
 from backend.engine.prompting import Prompting
 from backend.engine.result import VERSION, GenerationResult, Picture
-from backend.engine.shares import Share, shares_of
+from backend.engine.shares import Share, shares_of, with_branches
 from backend.engine.shelves import Shelf, Shelves
 from backend.engine.start import prepare_start
 from backend.engine.uses import Use
@@ -138,10 +138,11 @@ class Run:
         progress.resolved(request)
         sigmas = pipeline.sigmas_of(job)
         steps = len(sigmas) - 1
-        shares = shares_of(job, sigmas)
+        foreseen = engine.extensions.foreseen(request, self.note, self._between)
+        shares = with_branches(shares_of(job, sigmas), [window for each in foreseen for window in each.branches])
         for note in idle_parts(job, shares):
             self.note(note)
-        plan = plan_of(engine, job, shares, steps)
+        plan = plan_of(engine, job, shares, steps, [network for each in foreseen for network in each.networks])
         hashes = HashInBackground(engine, job, adapter_files)
         looked = shelf.made is not None
         found = shelf.found(request, self._facts(hashes.wait(self.note), plan)) if looked else {}

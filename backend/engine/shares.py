@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from backend.diffusion.guidance import Guidance, SkipLayers
+from backend.diffusion.patching import Scope
 from backend.engine.job import Job
 from backend.families.base import plan_prompts
 from backend.families.table import FAMILIES
@@ -40,6 +42,20 @@ def shares_of(job: Job, sigmas: Tensor) -> tuple[Share, ...]:
     at = hand_over_step(job, sigmas)
     legs = ((job, 0, at), (job.refiner, at, steps))
     return tuple(Share(leg, until, _calls(leg, start, until, steps)) for leg, start, until in legs if start < until)
+
+
+def with_branches(shares: Sequence[Share], windows: Sequence[tuple[float, float]]) -> tuple[Share, ...]:
+    """The shares with one evaluation more in every step of each window, two shares of all steps as in ``Scope``."""
+    steps, begins = shares[-1].until, (0, *(share.until for share in shares))
+    found: list[Share] = []
+    for share, begin in zip(shares, begins, strict=False):
+        added = sum(
+            Scope(start=start, end=end).acts_at(step, steps)
+            for start, end in windows
+            for step in range(begin, share.until)
+        )
+        found.append(replace(share, calls=share.calls + _evaluations(share.job, added)))
+    return tuple(found)
 
 
 def hand_over_step(job: Job, sigmas: Tensor) -> int:
@@ -95,4 +111,9 @@ def _calls(job: Job, start: int, until: int, steps: int) -> int:
     weights = [part.weight for part in max(plans, key=lambda plan: len(plan.parts)).parts]
     ways = [way for step in range(start, until) for way in guidance.ways(weights, step, steps)]
     branches = sum(1 if way.is_negative else len(weights) for way in ways)
-    return round(branches * job.sampler.calls_per_step * request.batch_size * request.batch_count)
+    return _evaluations(job, branches)
+
+
+def _evaluations(job: Job, branches: int) -> int:
+    """Network calls of the whole job for so many branches of its steps together."""
+    return round(branches * job.sampler.calls_per_step * job.request.batch_size * job.request.batch_count)

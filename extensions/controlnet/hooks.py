@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.api import JobView, ModelView, PanelSpec, Patch, PreprocessorSpec, hookimpl, unit_panels, units_of
+from backend.api import (
+    Foresight,
+    JobView,
+    ModelView,
+    NetworkFile,
+    PanelSpec,
+    Patch,
+    PreprocessorSpec,
+    hookimpl,
+    unit_panels,
+    units_of,
+)
 from extensions.controlnet.a1111 import UNIT_TEXT
 from extensions.controlnet.parameters import PANEL, UnitParameters
 from extensions.controlnet.preprocessors.table import PREPROCESSORS
@@ -33,6 +44,16 @@ def register_panels() -> Sequence[PanelSpec]:
 def register_preprocessors() -> Sequence[PreprocessorSpec]:
     """Those of the README's table."""
     return PREPROCESSORS
+
+
+@hookimpl
+def foresee_job(job: JobView) -> Foresight:
+    """The networks of the preprocessors that the units name; their own, of models/controlnet, the engine knows."""
+    networks: list[NetworkFile] = []
+    for unit in units_of(job, PANEL, UnitParameters):
+        if unit.values.weight and (spec := job.preprocessors.get(unit.values.preprocessor)):
+            networks += spec.weights(spec.read(unit.values.options))
+    return Foresight(networks=networks)
 
 
 @hookimpl

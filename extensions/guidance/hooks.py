@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.api import JobView, ModelView, PanelSpec, Patch, hookimpl
+from backend.api import Foresight, JobView, ModelView, PanelSpec, Patch, hookimpl
 from extensions.guidance.a1111 import FREEU_TEXT, PAG_TEXT, SAG_TEXT, THRESHOLDING_TEXT
 from extensions.guidance.apg import ApgParameters, apg_patches
 from extensions.guidance.cfg_zero import CfgZeroParameters, fitting_patches, stopping_patches
@@ -77,6 +77,15 @@ def register_panels() -> Sequence[PanelSpec]:
             text=FREEU_TEXT,
         ),
     ]
+
+
+@hookimpl
+def foresee_job(job: JobView) -> Foresight:
+    """One evaluation more in each step for every panel with a weakened branch."""
+    found = (job.values.get(name) for name in ("pag", "sag", "seg"))
+    weakened = [each for each in found if isinstance(each, PagParameters | SagParameters | SegParameters)]
+    acting = [each for each in weakened if each.scale and getattr(each, "blur", 1.0)]
+    return Foresight(branches=[(each.start, each.end) for each in acting])
 
 
 @hookimpl

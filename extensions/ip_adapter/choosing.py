@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.api import BadRequest, ModelUnsupported, ModelView
+from backend.api import BadRequest, JobView, ModelUnsupported, ModelView
 from extensions.ip_adapter.adapter import AdapterInfo, read_adapter
 from extensions.ip_adapter.fit import check_fits
 from extensions.ip_adapter.parameters import UnitParameters
@@ -38,7 +38,9 @@ def adapter_of(unit: UnitParameters, label: str, model: ModelView) -> AdapterInf
     return adapter
 
 
-def vision_of(unit: UnitParameters, label: str, adapter: AdapterInfo, model: ModelView) -> tuple[str, VisionInfo]:
+def vision_of(
+    unit: UnitParameters, label: str, adapter: AdapterInfo, model: ModelView | JobView
+) -> tuple[str, VisionInfo]:
     """The name of the unit's vision encoder and what it is: the one it names, else the first by name that fits.
 
     Raises:

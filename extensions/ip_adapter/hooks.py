@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.api import JobView, ModelView, PanelSpec, Patch, hookimpl, unit_panels, units_of
+from backend.api import (
+    Foresight,
+    JobView,
+    ModelView,
+    NetworkFile,
+    PanelSpec,
+    Patch,
+    hookimpl,
+    unit_panels,
+    units_of,
+)
 from extensions.ip_adapter.a1111 import UNIT_TEXT
 from extensions.ip_adapter.parameters import PANEL, UnitParameters
-from extensions.ip_adapter.units import FAMILIES, unit_patches
+from extensions.ip_adapter.units import FAMILIES, foreseen_networks, unit_patches
 
 
 @hookimpl
@@ -24,6 +34,16 @@ def register_panels() -> Sequence[PanelSpec]:
             text=UNIT_TEXT,
         )
     )
+
+
+@hookimpl
+def foresee_job(job: JobView) -> Foresight:
+    """The adapters and vision encoders of the units that are on."""
+    networks: list[NetworkFile] = []
+    for unit in units_of(job, PANEL, UnitParameters):
+        if unit.values.adapter and unit.values.weight:
+            networks += foreseen_networks(unit.values, unit.label, job)
+    return Foresight(networks=networks)
 
 
 @hookimpl

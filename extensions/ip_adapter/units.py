@@ -16,11 +16,13 @@ from backend.api import (
     JobView,
     ModelUnsupported,
     ModelView,
+    NetworkFile,
+    NotFound,
     Patch,
     Place,
     Scope,
 )
-from extensions.ip_adapter.adapter import Adapter, AdapterInfo, JointLayer, UNetLayer, build_adapter
+from extensions.ip_adapter.adapter import Adapter, AdapterInfo, JointLayer, UNetLayer, build_adapter, read_adapter
 from extensions.ip_adapter.attention import CrossImages, HeadWeights, JointImages
 from extensions.ip_adapter.choosing import adapter_of, naming, vision_of
 from extensions.ip_adapter.fit import attentions_of, blocks_of
@@ -58,6 +60,16 @@ def unit_patches(unit: UnitParameters, label: str, job: JobView, model: ModelVie
     change = (_joint if info.kind.is_joint else _cross)(adapter, seen, unit.weight, model)
     scope = Scope(blocks=blocks, attentions=("cross", "joint"), start=unit.start, end=unit.end, region=region)
     return [AttentionOutput(change=change, scope=scope, label=label, in_tiles=True)]
+
+
+def foreseen_networks(unit: UnitParameters, label: str, job: JobView) -> list[NetworkFile]:
+    """The files that ``unit_patches`` will make networks of, from headers; what cannot be used is refused there."""
+    try:
+        info = read_adapter(job.shapes("ip_adapter", unit.adapter))
+        vision, _ = vision_of(unit, label, info, job)
+    except (BadRequest, NotFound, ModelUnsupported):
+        return []
+    return [NetworkFile("ip_adapter", unit.adapter, build_adapter), NetworkFile("clip_vision", vision, build_vision)]
 
 
 def _seen(unit: UnitParameters, label: str, info: AdapterInfo, picture: Image.Image, model: ModelView) -> Tensor:

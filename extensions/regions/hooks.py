@@ -7,7 +7,18 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from backend.api import AdapterChoice, AttentionBias, JobView, ModelView, PanelSpec, Patch, Scope, hookimpl, region_map
+from backend.api import (
+    AdapterChoice,
+    AttentionBias,
+    Foresight,
+    JobView,
+    ModelView,
+    PanelSpec,
+    Patch,
+    Scope,
+    hookimpl,
+    region_map,
+)
 from extensions.regions.attention import RegionalBias
 from extensions.regions.latent import branch_patches
 from extensions.regions.layout import drawn_masks, extents, feathered, read_weights, shares, split_masks
@@ -54,6 +65,18 @@ def scope_adapters(job: JobView, choices: Sequence[AdapterChoice]) -> Sequence[A
 
 
 @hookimpl
+def foresee_job(job: JobView) -> Foresight | None:
+    """In latent mode an evaluation for each part of the prompt but the first."""
+    panel = job.values.get("regions")
+    if not isinstance(panel, RegionsParameters) or panel.mode != "latent":
+        return None
+    masks = masks_of(panel, job, (job.request.height or _CELL) // _CELL, (job.request.width or _CELL) // _CELL)
+    counted = _counted(panel, masks, split_prompt(job.request.prompt, panel.split, len(masks)))
+    more = sum(bool(share.any()) for share in counted) - 1
+    return Foresight(branches=[(0.0, panel.until)] * more)
+
+
+@hookimpl
 def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
     """The parts' prompts in place of the whole one, and who sees which; in latent mode a branch for each."""
     panel = job.values.get("regions")
@@ -76,14 +99,22 @@ def masks_of(panel: RegionsParameters, job: JobView, height: int, width: int) ->
     return feathered(masks, panel.feather / _CELL)
 
 
+def _has_base(panel: RegionsParameters, split: Split) -> bool:
+    return split.first is not None and panel.first == "base"
+
+
+def _counted(panel: RegionsParameters, masks: Tensor, split: Split) -> Tensor:
+    """How much each part of a prompt counts where."""
+    base = panel.base_share if _has_base(panel, split) else None
+    return shares(masks, read_weights(panel.weights, len(masks)), base)
+
+
 def _reading(
     panel: RegionsParameters, model: ModelView, masks: Tensor, split: Split, *, negative: bool = False
 ) -> list[Patch]:
     """What branches with the positive, or negative, prompt read."""
-    has_base = split.first is not None and panel.first == "base"
-    weights = read_weights(panel.weights, len(masks))
-    counted = shares(masks, weights, panel.base_share if has_base else None)
-    bias = RegionalBias(counted, extents(masks, has_base=has_base), panel.isolation)
+    counted = _counted(panel, masks, split)
+    bias = RegionalBias(counted, extents(masks, has_base=_has_base(panel, split)), panel.isolation)
     acting = [number for number, share in enumerate(counted) if bool(share.any())]
     texts = encoded(texts_of(split, panel.first), model, negative=negative)
     patches = together(texts, acting, bias, model.steps, panel.until, negative=negative)

@@ -41,6 +41,7 @@ ANSWERS = {
     "expand_job": "times(job)",
     "adapt_job": "[AdapterChoice('tiny-xl')]",
     "scope_adapters": "None",
+    "foresee_job": "Foresight()",
     "patch_job": "[]",
     "picture_finished": "None",
     "job_pictures": "[Image.new('RGB', (8, 8))]",

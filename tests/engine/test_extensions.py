@@ -82,7 +82,8 @@ def on_startup(data_folder):
     (data_folder / "here").write_text("x")
 
 @hookimpl
-def model_loaded(name, part):
+def model_loaded(name, part, data_folder):
+    assert (data_folder / "here").read_text() == "x"
     told.append((name, part))
 
 @hookimpl
@@ -91,7 +92,8 @@ def picture_saved(job, path, parameters):
     raise RuntimeError("an observer's trouble")
 
 @hookimpl
-def on_shutdown():
+def on_shutdown(data_folder):
+    assert (data_folder / "here").read_text() == "x"
     told.append("end")
 """
 

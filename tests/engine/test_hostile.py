@@ -19,12 +19,21 @@ from tests.engine.test_extensions import make
 __all__ = ["make"]
 
 REGISTRIES = sorted(name for name in vars(hookspecs) if name.startswith("register_"))
-JOB_HOOKS = ["expand_job", "adapt_job", "scope_adapters", "patch_job", "picture_finished", "job_pictures"]
+JOB_HOOKS = [
+    "expand_job",
+    "adapt_job",
+    "scope_adapters",
+    "foresee_job",
+    "patch_job",
+    "picture_finished",
+    "job_pictures",
+]
 OBSERVERS = ["on_startup", "on_shutdown", "model_loaded", "picture_saved"]
 ARGUMENTS = {
     "expand_job": "job", "adapt_job": "job, tags", "scope_adapters": "job, choices", "patch_job": "job, model",
     "picture_finished": "job, image, index, run", "job_pictures": "job, images, requests", "on_startup": "data_folder",
-    "on_shutdown": "", "model_loaded": "name, part", "picture_saved": "job, path, parameters",
+    "on_shutdown": "data_folder", "model_loaded": "name, part, data_folder",
+    "picture_saved": "job, path, parameters", "foresee_job": "job",
 }  # fmt: skip
 FAULTS = {
     "raises": "raise RuntimeError('bang')",

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from backend.errors import BadRequest, ModelUnsupported, NotFound
+from backend.events import Planned
 from backend.records.metadata import read_picture
 from backend.records.outputs import Outputs
 from backend.request import GenerationRequest
@@ -176,6 +177,24 @@ def test_files_that_were_read_count_as_memory_and_stay(engine, picture):
     engine.generate(prompted("tiny-xl", "xl", picture))
     before = {key.name for key in engine.manager.residents if key.part == "network"}
     assert {"xl.safetensors", "tiny-clip.safetensors"} <= before
+
+
+def test_the_plan_counts_the_adapter_and_its_encoder_before_they_are_loaded(engine, picture):
+    engine.manager.drop_all()
+
+    def planned(request):
+        events = []
+        engine.generate(request, events.append)
+        return next(event.plan for event in events if isinstance(event, Planned))
+
+    without = planned(prompted("tiny-xl", "xl", picture, weight=0.0))
+    first = planned(prompted("tiny-xl", "xl", picture))
+    networks = {key for key in engine.manager.residents if key.part == "network"}
+    assert {str(key) for key in networks} == set(first.loads)
+    assert first.needs_bytes - without.needs_bytes == pytest.approx(sum(key.bytes for key in networks), rel=0.02)
+    again = planned(prompted("tiny-xl", "xl", picture, weight=0.5))
+    assert again.loads == ()
+    assert again.needs_bytes == pytest.approx(first.needs_bytes, rel=0.02)
 
 
 def test_metadata_reads_back(engine, picture, tmp_path):

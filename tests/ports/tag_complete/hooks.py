@@ -18,14 +18,12 @@ class Book:
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.folder: Path | None = None
         self.written = time.monotonic()
 
-    def write(self) -> None:
-        """Put them on disk, if the engine had started."""
-        if self.folder is not None:
-            self.counts.write(self.folder)
-            self.written = time.monotonic()
+    def write(self, folder: Path) -> None:
+        """Put them on disk."""
+        self.counts.write(folder)
+        self.written = time.monotonic()
 
 
 @functools.cache
@@ -38,7 +36,6 @@ def book() -> Book:
 def on_startup(data_folder: Path) -> None:
     """Go on with what was counted before; a damaged file is put aside, and what is raised is told to the user."""
     own = book()
-    own.folder = data_folder
     try:
         own.counts = Counts.read(data_folder)
     except ValueError:
@@ -59,10 +56,10 @@ def picture_saved(job: JobView, path: Path, parameters: str) -> None:
     own = book()
     own.counts.add(job.request.checkpoint, tags_of(job.request.prompt))
     if time.monotonic() - own.written > WRITE_SECONDS:
-        own.write()
+        own.write(job.data_folder)
 
 
 @hookimpl
-def on_shutdown() -> None:
+def on_shutdown(data_folder: Path) -> None:
     """Keep them."""
-    book().write()
+    book().write(data_folder)
