@@ -98,8 +98,10 @@
     const id = `panel_field_${(count += 1)}`;
     const build = schema.picture ? easel.pictureField : schema.folder ? easel.fileField : namesOf(schema) || schema.registry ? choice : schema.type === "boolean" ? check : schema.kind === "axis" ? axis : schema.type === "string" ? text : isNumber(schema) ? slider : json;
     const { nodes, show, kind } = build(schema, id, value, change);
-    const label = el("label", { for: id }, schema.title || "");
-    return { element: el("div", { class: `panel-field ${kind}`, title: schema.description }, label, ...nodes), show };
+    const label = el("label", { for: id }, schema.title || ""), help = schema.description;
+    const words = help ? el("p", { class: "field-help", id: `${id}_help` }, help) : null; // shown when the panel is explained
+    if (help) nodes.forEach((node) => node && node.setAttribute("aria-describedby", words.id));
+    return { element: el("div", { class: `panel-field ${kind}`, title: help }, label, ...nodes, words), show };
   };
 
   // The fields of what another field names (schema: that field's, name(): what it names); show() draws them anew.

@@ -105,7 +105,8 @@
       show();
       told();
     };
-    const button = rows.length ? easel.iconButton(`Reset ${panel.label}`, "undo", reset) : null;
+    const buttons = rows.length ? [easel.iconButton(`Reset ${panel.label}`, "undo", reset)] : [];
+    if (rows.some(([, schema]) => schema.description && schema.shown !== false)) buttons.unshift(explainer(panel));
     const preset = ({ label, values }) => el("button", { type: "button", class: "plain", onclick: () => {
       Object.assign(own.values, values);
       show();
@@ -126,14 +127,23 @@
     const isSet = folded.some(([field, schema]) => JSON.stringify(valueOf(own, field, schema)) !== JSON.stringify(schema.default));
     const more = folded.length ? el("details", { class: "panel-more", open: isSet }, el("summary", {}, "More"), ...folded.map(([, , row]) => row.element)) : null;
     const plain = seen.filter((row) => !folded.includes(row)).map(([, , row]) => row.element);
-    return { rows: [...plain, ...(more ? [more] : []), ...actions], button, show };
+    return { rows: [...plain, ...(more ? [more] : []), ...actions], buttons, show };
+  }
+
+  // The request's help on each field: the pointer shows one of them, this all.
+  function explainer(panel) {
+    const button = el("button", { type: "button", class: "explain", "aria-pressed": "false", "aria-label": `Explain ${panel.label}`, onclick: () => {
+      const on = button.closest(".panel-body, .sampler-panel").classList.toggle("explained");
+      button.setAttribute("aria-pressed", String(on));
+    } }, "Explain");
+    return button;
   }
 
   function accordion(panel, tab, changed) {
     const own = settings(tab, panel), id = `${tab}_panel_${panel.name}`, key = `${tab}.${panel.name}`;
     const turnOn = () => void (own.on = true);
-    const { rows, button, show: showValues } = body(panel, tab, { turnOn, changed: () => show() });
-    const inside = el("div", { class: "panel-body", id: `${id}_body` }, panel.help ? el("p", { class: "panel-help" }, panel.help) : null, ...rows, el("div", { class: "panel-foot" }, el("span", {}, panel.isGroup ? "part of Easel" : `by ${panel.owner}`), button));
+    const { rows, buttons, show: showValues } = body(panel, tab, { turnOn, changed: () => show() });
+    const inside = el("div", { class: "panel-body", id: `${id}_body` }, panel.help ? el("p", { class: "panel-help" }, panel.help) : null, ...rows, el("div", { class: "panel-foot" }, panel.isGroup ? el("span", {}, "part of Easel") : el("span", { class: "panel-owner" }, panel.label.startsWith(titleOf(panel.owner)) ? "" : `part of ${titleOf(panel.owner)}`), ...buttons));
     const head = el("button", { type: "button", class: "panel-title", "aria-controls": inside.id, onclick: () => open(inside.hidden) }, panel.label);
     const toggle = el("input", { type: "checkbox", role: "switch", "aria-label": `Use ${panel.label}`, onchange: () => {
       own.on = toggle.checked;
@@ -188,11 +198,11 @@
       return [group(panel.owner, panels.map((other, k) => [other, sections[k]]).filter(([other]) => other.owner === panel.owner), tab)];
     });
   }
+  const titleOf = (owner) => ((easel.registry.extensions || []).find((entry) => entry.name === owner) || {}).title || owner;
   function group(owner, members, tab) {
-    const row = (easel.registry.extensions || []).find((entry) => entry.name === owner);
     const id = `${tab}_group_${owner}`, key = `${tab}.group.${owner}`;
     const inside = el("div", { class: "panel-group-body", id: `${id}_body` }, ...members.map(([, section]) => section));
-    const head = el("button", { type: "button", class: "panel-title", "aria-controls": inside.id, onclick: () => open(inside.hidden) }, (row && row.title) || owner);
+    const head = el("button", { type: "button", class: "panel-title", "aria-controls": inside.id, onclick: () => open(inside.hidden) }, titleOf(owner));
     const count = el("span", { class: "panels-count" });
     const element = el("section", { class: "panel panel-group", id }, el("div", { class: "panel-head" }, head, count), inside);
     const on = () => members.filter(([panel]) => isUsed(panel, tab)).length;
@@ -243,8 +253,8 @@
     const box = element.appendChild(el("div", { class: "sampler-panel" }));
     const wanted = () => [easel.panelNamed((samplerOf(tab) || {}).panel)].filter((panel) => panel && suits(panel, tab));
     place(box, wanted, ([panel]) => {
-      const { rows, button } = body(panel, tab);
-      return [...rows, button ? el("div", { class: "panel-foot" }, el("span", {}, panel.label), button) : null].filter(Boolean);
+      const { rows, buttons } = body(panel, tab);
+      return [...rows, buttons.length ? el("div", { class: "panel-foot" }, el("span", {}, panel.label), ...buttons) : null].filter(Boolean);
     });
   };
 

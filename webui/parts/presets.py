@@ -25,7 +25,7 @@ def preset_lists(tab: str) -> list[gr.Dropdown]:
 
 def _list(tab: str, families: Sequence[str], presets: Sequence[Preset]) -> gr.Dropdown:
     return gr.Dropdown(
-        [("Choose ...", ""), *((preset.label, preset.name) for preset in presets)],
+        [("Choose", ""), *((preset.label, preset.name) for preset in presets)],
         value="",
         label="Few-step preset",
         elem_id=f"{tab}_preset_{families[-1]}",
