@@ -22,6 +22,7 @@ from webui.parts.bridge import Bridge
 from webui.parts.extension_tabs import draw_tabs
 from webui.parts.field_groups import groups_json
 from webui.parts.look import head, theme
+from webui.parts.presets import presets_json
 from webui.parts.quick_bar import QuickBar, quick_bar
 from webui.tabs import extensions, img2img, inpaint, models, png_info, txt2img
 from webui.tabs.generation import GenerationTab
@@ -41,8 +42,9 @@ def mount_options(host: ExtensionHost | None = None) -> dict[str, Any]:
 
 
 def _told(host: ExtensionHost | None) -> dict[str, Any]:
-    """What the scripts are told: help texts of fields, the groups that panels may adopt, the marks of words."""
-    return {"helps": help_texts(), "groups": groups_json(), "words": host.words.marks if host is not None else []}
+    """What the scripts are told: help texts, groups that panels may adopt, what presets fill in, the marks of words."""
+    marks = host.words.marks if host is not None else []
+    return {"helps": help_texts(), "groups": groups_json(), "presets": presets_json(), "words": marks}
 
 
 def page_identity(host: ExtensionHost) -> str:

@@ -146,6 +146,23 @@ def test_expand_shows_a_longer_prompt_and_both_texts_go_with_the_picture(pag):
     assert (values["original"], values["expanded"]) == ("a fox", expanded)
 
 
+def test_a_panel_explains_its_fields_and_the_results_stay_in_sight_beside_it(pag):
+    here = pag
+    panel = here.page.locator("#txt2img_panel_pag")
+    panel.locator(".panel-title").click()
+    words = panel.locator(".field-help").first
+    assert words.is_hidden()
+    explain = panel.get_by_role("button", name="Explain Perturbed-attention guidance")
+    explain.focus()
+    here.page.keyboard.press("Enter")
+    words.wait_for()
+    assert explain.get_attribute("aria-pressed") == "true"
+    assert panel.get_by_role("spinbutton").first.get_attribute("aria-describedby") == words.get_attribute("id")
+    panel.evaluate("element => element.scrollIntoView()")
+    here.until("document.querySelector('#txt2img_results').getBoundingClientRect().top >= 0 && scrollY > 200")
+    assert here.page.locator("#txt2img_results .results").is_visible()
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_skip_layer_guidance_stands_among_the_guidances_and_sets_the_requests_own_fields(real_site, visit, width):
     here = visit(real_site, viewport={"width": width, "height": 900})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -120,6 +121,18 @@ def test_scripts_never_write_markup_and_call_nobody():
             assert forbidden not in text, (path.name, forbidden)
 
 
+def test_styles_lose_nothing_but_blanks_and_comments_on_their_way():
+    from webui.parts.look import ASSETS, head
+
+    sent = head({}).partition("</style>")[0]
+    quoted, blanks = re.compile(r'"[^"\n]*"'), re.compile(r"\s+|/\*.*?\*/", re.DOTALL)
+    for path in sorted(ASSETS.glob("*.css")):
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert all(words in sent for words in quoted.findall(text)), path.name
+        assert blanks.sub("", text) in blanks.sub("", sent), path.name
+    assert "/*" not in sent
+
+
 def test_assets_hold_no_text_that_spans_lines():
     """They are sent without indentation, which such a text would lose."""
     from webui.parts.look import ASSETS
@@ -127,3 +140,5 @@ def test_assets_hold_no_text_that_spans_lines():
     for path in sorted(ASSETS.glob("*.js")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             assert line.count("`") % 2 == 0, f"{path.name}:{number}"
+            before = line.partition(" // ")[0]
+            assert all(before.count(mark) % 2 == 0 for mark in '`"'), f"{path.name}:{number}: // within a text"

@@ -22,6 +22,7 @@ from backend.text.embeddings import EmbeddingWords
 from webui.form import Control, field_schema, to_components
 from webui.parts import choices
 from webui.parts.known_files import FILES, known_files
+from webui.parts.presets import preset_choices
 from webui.tabs.generation import GenerationTab
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 EVENTS = ("restore", "apply", "wanted", "rescan")
 #: What a person says of one checkpoint must not act on the next: emptied there, unless it is remembered for it.
 OWN_WORDS = ("prediction", "zero_terminal_snr", "clip_skip")
-Updates = dict[Control, Any]
+Updates = dict[Control | gr.Dropdown, Any]
 
 
 def notify(texts: list[str]) -> None:
@@ -49,7 +50,8 @@ class Bridge:
 
     def components(self) -> set[Control]:
         """Every component that an event may fill."""
-        return set(self.shared.values()) | {c for tab in self.tabs.values() for c in tab.fields.values()}
+        tabs = self.tabs.values()
+        return {*self.shared.values(), *(c for tab in tabs for c in (*tab.fields.values(), tab.presets))}
 
     def restore(self, event: gr.EventData) -> Updates:
         """When the page opens: fresh lists, then what the browser remembers of the form."""
@@ -59,6 +61,7 @@ class Bridge:
         shared.setdefault("checkpoint", choices.first_checkpoint(self.studio))
         for component, value in to_components(shared, self.shared).items():
             updates[component] = _with_value(updates.get(component), value)
+        updates |= self._presets(str(shared["checkpoint"] or ""))
         tabs = _mapping(kept.get("tabs"))
         for name, tab in self.tabs.items():
             values, _ = self._without_lost_encoders(_mapping(tabs.get(name)))
@@ -117,10 +120,18 @@ class Bridge:
         values |= {k: v for k, v in _mapping(data.get("remembered")).items() if k in values}
         known = {k: v for k, v in values.items() if v not in (None, "")}
         notify([f"{name} wants {self._in_words(known)}."])
-        updates: Updates = {self.shared["checkpoint"]: name}
+        updates: Updates = {self.shared["checkpoint"]: name} | self._presets(name)
         for tab in self.tabs.values():
             updates |= to_components(dict.fromkeys(OWN_WORDS) | known, tab.fields)
         return updates
+
+    def _presets(self, checkpoint: str) -> Updates:
+        """The few-step presets for a checkpoint's family."""
+        try:
+            offered = preset_choices(self.studio.catalog.checkpoint(checkpoint).family)
+        except UserError:
+            offered = preset_choices("")
+        return {tab.presets: gr.update(choices=offered) for tab in self.tabs.values()}
 
     def _in_words(self, values: Mapping[str, Any]) -> str:
         labels = {name: label for label, name in choices.samplers(self.studio) + choices.schedules(self.studio)}

@@ -6,6 +6,7 @@ They stand in the page itself: no further request, and they run before gradio dr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ SCRIPTS = (
     "t5.js",
     "header.js",
 )
+# What styles are sent without; no text in quotes holds any of it (a test looks).
+_COMMENTS = re.compile(r"/\*.*?\*/\s*", re.DOTALL)
+_REMARK = re.compile(r"(?<=\S)\s+// .*$")  # of a line of script
+_BLANKS = re.compile(r"\s*([{};,])\s*|(?<=:) +")
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
@@ -109,15 +114,20 @@ def theme() -> themes.Base:
 
 def head(told: Mapping[str, Any]) -> str:
     """Styles, what the scripts are told (help texts, groups, the page's identity), and the scripts in their order."""
-    styles, scripts = (_sent(names) for names in (STYLES, SCRIPTS))
-    known = json.dumps(dict(told)).replace("<", "\\u003c")
+    styles, scripts = _BLANKS.sub(r"\1", _COMMENTS.sub("", _sent(STYLES))), _sent(SCRIPTS)
+    known = json.dumps(dict(told), separators=(",", ":")).replace("<", "\\u003c")
     return f"<style>\n{styles}</style>\n<script>\nwindow.easel = {known};\n{scripts}</script>"
 
 
 def _sent(names: Sequence[str]) -> str:
-    """Assets one after another as they go over the wire: without indentation, empty lines and lines of comment.
+    """Assets one after another as they go over the wire: without indentation, empty lines and comments.
 
-    Asset files hold no text that spans lines (a test looks), so that this changes nothing but the size.
+    Asset files hold no text that spans lines or looks like a comment (a test looks), so that this changes nothing but
+    the size.
     """
-    lines = (line.strip() for name in names for line in (ASSETS / name).read_text(encoding="utf-8").splitlines())
+    lines = (
+        _REMARK.sub("", line.strip())
+        for name in names
+        for line in (ASSETS / name).read_text(encoding="utf-8").splitlines()
+    )
     return "\n".join(line for line in lines if line and not line.startswith("//"))

@@ -1,47 +1,41 @@
-"""Few-step presets: small lists that fill sampler, schedule, steps and CFG, and forget what was picked.
-
-One list for each set of families; the page shows that of the chosen checkpoint's (page.css).
-"""
+"""Few-step presets: one small list that fills sampler, schedule, steps and CFG, and forgets what was picked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from typing import Any
 
 import gradio as gr
 
-from backend.formats.presets import PRESETS, Preset
-from webui.form import Control
+from backend.formats.presets import PRESETS
+from webui.form import Choices, Control
 
 _FILLED = ("steps", "cfg_scale", "sampler", "schedule", "shift")
-_EVERY = sorted(PRESETS, key=lambda preset: preset.families)  # stable: the table's order within a set of families
 
 
-def preset_lists(tab: str) -> list[gr.Dropdown]:
-    """Draw the lists; ``wire_presets`` makes them work once the fields are there."""
-    return [_list(tab, families, list(presets)) for families, presets in groupby(_EVERY, lambda each: each.families)]
-
-
-def _list(tab: str, families: Sequence[str], presets: Sequence[Preset]) -> gr.Dropdown:
+def presets_list(tab: str) -> gr.Dropdown:
+    """Draw the list; ``wire_presets`` makes it work once the fields are there, and the bridge says what it offers."""
     return gr.Dropdown(
-        [("Choose", ""), *((preset.label, preset.name) for preset in presets)],
-        value="",
-        label="Few-step preset",
-        elem_id=f"{tab}_preset_{families[-1]}",
-        elem_classes=["preset", *(f"only-{family}" for family in families)],
-        min_width=130,
+        list(preset_choices("")), value="", label="Few-step preset", elem_id=f"{tab}_preset", min_width=130
     )
 
 
-def wire_presets(lists: Sequence[gr.Dropdown], fields: Mapping[str, Control]) -> None:
+def preset_choices(family: str) -> Choices:
+    """What is offered for checkpoints of a family."""
+    return [("Choose", ""), *((preset.label, preset.name) for preset in PRESETS if family in preset.families)]
+
+
+def wire_presets(presets: gr.Dropdown, fields: Mapping[str, Control]) -> None:
     """Picking a preset fills the fields that it sets and leaves the others; no server is asked."""
-    table = {preset.name: [preset.fields().get(name) for name in _FILLED] for preset in PRESETS}
     filled = [fields[name] for name in _FILLED]
-    for presets in lists:
-        presets.input(
-            None,
-            [presets, *filled],
-            [presets, *filled],
-            js=f"(name, ...now) => ['', ...(({json.dumps(table)})[name] || now).map((value, i) => value ?? now[i])]",
-        )
+    presets.input(
+        None,
+        [presets, *filled],
+        [presets, *filled],
+        js="(name, ...now) => ['', ...(easel.presets[name] || now).map((value, i) => value ?? now[i])]",
+    )
+
+
+def presets_json() -> Mapping[str, Sequence[Any]]:
+    """Name -> what each preset fills in, null where it leaves a field."""
+    return {preset.name: [preset.fields().get(name) for name in _FILLED] for preset in PRESETS}

@@ -10,7 +10,7 @@ import gradio as gr
 from webui.form import FAMILIES_OF, Choices, Control, component
 from webui.parts.buttons import tool_button
 from webui.parts.field_groups import field_groups_part
-from webui.parts.presets import preset_lists, wire_presets
+from webui.parts.presets import presets_list, wire_presets
 from webui.parts.refiner import refiner_part
 from webui.parts.script_part import script_part
 
@@ -24,7 +24,7 @@ def sampling_part(
     files: Mapping[str, Choices],
     refiners: Choices,
     source: Callable[[], None],
-) -> dict[str, Control]:
+) -> tuple[dict[str, Control], gr.Dropdown]:
     """Draw the left column and wire the buttons that need no server (swap, dice, recycle).
 
     Args:
@@ -32,7 +32,7 @@ def sampling_part(
         files: choices of the fields that name a text encoder's file; those without a choice are not shown.
         source: called where the tab's own controls belong (img2img, inpaint); draws them.
     Returns:
-        request field -> component.
+        request field -> component; and the list of few-step presets.
     """
     fields: dict[str, Control] = {}
 
@@ -47,7 +47,7 @@ def sampling_part(
     script_part("sampler_panel", f"{tab}_sampler_panel", tab=tab)
     with gr.Row(elem_classes=["pair"]):
         add("steps", min_width=180, scale=2)
-        presets = preset_lists(tab)
+        presets = presets_list(tab)
     with gr.Row(elem_classes=["size-row"]):
         with gr.Column(min_width=200, scale=8, elem_classes=["tight"]):
             width = add("width")
@@ -66,7 +66,7 @@ def sampling_part(
     add("extensions")
     script_part("panels", f"{tab}_panels", tab=tab)
     wire_presets(presets, fields)
-    return fields
+    return fields, presets
 
 
 def _seed(tab: str, add: Callable[..., Control]) -> None:

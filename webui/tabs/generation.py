@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationTab:
-    """A tab that makes pictures: its name, request fields and buttons."""
+    """A tab that makes pictures: its name, request fields, buttons, and few-step presets."""
 
     name: str
     fields: dict[str, Control]
     prompt: PromptPart
+    presets: gr.Dropdown
 
 
 def generation_tab(
@@ -36,7 +37,7 @@ def generation_tab(
         prompt = prompt_part(name)
         with gr.Row(elem_classes=["work"]):
             with gr.Column(scale=5, min_width=300, elem_classes=["controls"], elem_id=f"{name}_settings"):
-                fields = sampling_part(
+                fields, presets = sampling_part(
                     name,
                     wanted=choices.wanted_by(studio, checkpoint),
                     samplers=choices.samplers(studio),
@@ -47,4 +48,4 @@ def generation_tab(
                 )
             with gr.Column(scale=6, min_width=300, elem_classes=["results-column"], elem_id=f"{name}_results"):
                 script_part("results", f"{name}_results_slot", tab=name)
-    return GenerationTab(name, {**prompt.fields, **own, **fields}, prompt)
+    return GenerationTab(name, {**prompt.fields, **own, **fields}, prompt, presets)
