@@ -17,6 +17,7 @@ from backend.records.panel_words import MAX_WORD, Files, meaning, words_for
 from backend.records.panels import check_values
 from backend.records.registry import Registry
 
+MAX_ITEMS = 200  # of a unit
 _ENABLED = "enabled"
 
 
@@ -116,7 +117,7 @@ def _units(pairs: dict[str, str], group: str) -> Iterator[_Unit]:
 def _inner(text: str) -> dict[str, tuple[str, str]]:
     """The pairs in a unit's value; brackets hold several, which get a number behind their key."""
     found: dict[str, tuple[str, str]] = {}
-    for item in re.split(r",(?![^(]*\))", text):
+    for item in _items(text):
         key, colon, value = (part.strip() for part in item.partition(":"))
         if not colon:
             continue
@@ -126,6 +127,17 @@ def _inner(text: str) -> dict[str, tuple[str, str]]:
         else:
             found[folded(key)] = (key, value)
     return found
+
+
+def _items(text: str) -> Iterator[str]:
+    """What stands between commas outside of brackets; after the most items the rest as one."""
+    depth = start = count = 0
+    for at, mark in enumerate(text):
+        depth = max(0, depth + (mark == "(") - (mark == ")"))
+        if mark == "," and not depth and count < MAX_ITEMS:
+            yield text[start:at]
+            start, count = at + 1, count + 1
+    yield text[start:]
 
 
 def _claims(text: PanelText, unit: _Unit) -> bool:

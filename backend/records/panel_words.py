@@ -96,7 +96,7 @@ def _bare(name: str) -> str:
 
 def _near(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     by_case = {_bare(each): each for each in known}
-    close = difflib.get_close_matches(_bare(word), by_case, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(_bare(word[:MAX_WORD]), by_case, n=3, cutoff=0.5)
     return f" Near: {', '.join(by_case[each] for each in close)}." if close else ""
 
 

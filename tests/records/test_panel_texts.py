@@ -211,3 +211,12 @@ def test_a_text_that_no_panel_could_hold_is_refused():
         PanelSpec("net", "Net", Unit, text=PanelText(group="Net", keys=(TextKey("Weight", "wieght"),)))
     with pytest.raises(ValueError, match="a group or a switch"):
         PanelText(keys=())
+
+
+@pytest.mark.parametrize("value", [",", "(", "),", "a: b,", "Model: x [", "Module: (", "Weight: " + "9" * 5000 + ","])
+def test_a_hostile_unit_is_read_in_linear_time_and_never_raises(value):
+    many = (200_000 // len(value)) * value
+    found = take_panels(
+        {"Net 0": many, "Net 1": f"Module: {many}", "Net-2 Module": many}, registry(), lambda _: {"x": Path()}
+    )
+    assert len(found.extensions) + len(found.leftovers) > 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from backend.errors import BadRequest, ModelUnsupported, NotFound
 from backend.events import Planned
-from backend.records.metadata import read_picture
+from backend.records.metadata import read_parameters, read_picture
 from backend.records.outputs import Outputs
 from backend.request import GenerationRequest
 from tests.engine.conftest import SIZE, ask, encoded, mask_bytes, picture_bytes
@@ -206,3 +209,19 @@ def test_metadata_reads_back(engine, picture, tmp_path):
     assert stored["ip_adapter"]["values"]["weight_type"] == "style only"
     again = engine.generate(ask("tiny-xl", extensions=stored), outputs=Outputs(tmp_path)).pictures[0]
     assert np.array_equal(np.asarray(Image.open(again.path)), np.asarray(Image.open(made.path)))
+
+
+def test_a1111_reads_a_unit_of_its_controlnet_and_so_do_we(engine, picture):
+    made = engine.generate(prompted("tiny-xl", "xl", picture, weight=0.75, end=0.5)).pictures[0]
+    written = re.search(r'ControlNet 0: ("(?:\\.|[^\\"])+")', made.parameters)
+    assert written
+    unit = json.loads(written[1])
+    assert re.fullmatch(
+        r"Module: ip-adapter-auto, Model: xl \[[0-9a-f]{8}\], Weight: 0.75, Guidance Start: 0.0, Guidance End: 0.5",
+        unit,
+    )
+    line = "a fox\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, ControlNet 0: "
+    told = read_parameters(line + written[1], engine.registry).fields["extensions"]["ip_adapter"]["values"]
+    assert told == {"adapter": "xl", "weight": 0.75, "start": 0.0, "end": 0.5}
+    strict = read_parameters(line + '"Module: CLIP-ViT-H (IPAdapter), Model: xl, Control Mode: 2"', engine.registry)
+    assert "Control Mode '2' has no counterpart here" in " ".join(strict.notes)

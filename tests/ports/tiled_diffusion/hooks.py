@@ -34,7 +34,9 @@ class Tiles(Parameters):
     side: int = whole(96, low=4, high=512, label="Tile", help="Side of a tile, in latent cells of 8 pixels.")
     overlap: int = whole(48, low=0, high=256, label="Overlap")
     own_positions: bool = flag(
-        label="Each tile a picture", help="SD3.5: a tile's positions are those of a picture of its size."
+        True,
+        label="Each tile a picture",
+        help="SD3.5: else its positions are those in the whole, as far as it was trained.",
     )
 
 
