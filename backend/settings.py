@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -32,23 +32,31 @@ def _default_data_dir() -> Path:
     return PROJECT if (PROJECT / "pyproject.toml").is_file() else user_data_path("easel")
 
 
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+#: A folder or file of the user's, which stays the same one whatever becomes of the process's working folder.
+Place = Annotated[Path, AfterValidator(_absolute)]
+
+
 class Settings(BaseSettings):
     """What the two processes are told at start. Field descriptions are the command line's help."""
 
     model_config = SettingsConfigDict(env_prefix="EASEL_", extra="forbid", frozen=True)
 
-    data_dir: Annotated[Path, Field(description="Folder of outputs/, inputs/, easel.sqlite and settings.toml.")] = (
+    data_dir: Annotated[Place, Field(description="Folder of outputs/, inputs/, easel.sqlite and settings.toml.")] = (
         Field(default_factory=_default_data_dir)
     )
-    models_dir: Annotated[Path, Field(description="Folder of checkpoints/, vae/, text_encoders/ ...")] = (
+    models_dir: Annotated[Place, Field(description="Folder of checkpoints/, vae/, text_encoders/ ...")] = (
         PROJECT / "models"
     )
     models_from: Annotated[
-        tuple[Path, ...],
+        tuple[Place, ...],
         Field(description="Tree of A1111, Forge or ComfyUI, or an extra_model_paths.yaml, to read models from too."),
     ] = ()
     extensions_dir: Annotated[
-        tuple[Path, ...], Field(description="Further folder of extensions, beside the data folder's extensions/.")
+        tuple[Place, ...], Field(description="Further folder of extensions, beside the data folder's extensions/.")
     ] = ()
     no_extensions: Annotated[bool, Field(description="Start without any extension.")] = False
     port: Annotated[int, Field(ge=1, le=65535, description="Port of the page.")] = 7860
@@ -129,7 +137,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Command line first, then environment, then ``settings.toml``."""
         given = init_settings().get("data_dir") or os.environ.get("EASEL_DATA_DIR")
-        folder = Path(given) if given else _default_data_dir()
+        folder = _absolute(Path(given)) if given else _default_data_dir()
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, folder / "settings.toml")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,17 @@ def test_a_list_in_the_environment_that_is_no_json_is_told(tmp_path, monkeypatch
         load_settings(data_dir=tmp_path)
     monkeypatch.setenv("EASEL_ALLOW_HOST", '["my.host"]')
     assert load_settings(data_dir=tmp_path).allow_host == ("my.host",)
+
+
+def test_folders_stay_the_same_ones_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "settings.toml").write_text('models_from = ["~/webui"]\nextensions_dir = ["mine"]\n')
+    settings = load_settings(data_dir="data", models_dir="models")
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.models_dir == tmp_path / "models"
+    assert settings.models_from == (Path.home() / "webui",)
+    assert settings.extension_folders == (tmp_path / "data" / "extensions", tmp_path / "mine")
 
 
 def test_a_long_or_secret_value_is_not_repeated(tmp_path):

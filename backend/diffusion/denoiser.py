@@ -117,9 +117,11 @@ class GuidedDenoiser:
         if self._patches.patches:
             denoised = self._guided_by_patches(denoised, outputs, x, sigma)
         if not bool(torch.isfinite(denoised).all()):
+            changing = sorted({patch.owner for patch in self._patches.patches} - {""})
             raise NanDetected(
                 f"The latent became NaN or infinite at step {self.step + 1} of {self.steps}; no picture was saved.",
-                "Try a lower CFG scale, or run the engine with --dtype float32.",
+                "Try a lower CFG scale, run the engine with --dtype float32"
+                + (f", or switch off what changes the network: {', '.join(changing)}." if changing else "."),
             )
         return denoised
 

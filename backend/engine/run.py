@@ -173,6 +173,13 @@ class Run:
 
     def _make(self, making: Making, shelf: Shelf, progress: Progress) -> dict[int, Picture]:
         """The pictures of the batches to be made, by their place in the request."""
+        with self.engine.extensions.guard.sampling(partial(self._at_work, making.job)) as check_torch:
+            return self._made(making, shelf, progress, check_torch)
+
+    def _made(
+        self, making: Making, shelf: Shelf, progress: Progress, check_torch: Callable[[], None]
+    ) -> dict[int, Picture]:
+        """As ``_make``; ``check_torch`` is called for each batch before anything of it is saved."""
         engine, job, sigmas, shares = self.engine, making.job, making.sigmas, making.shares
         request = job.request
         prompting = engine.prompts.encode(job, engine.manager, len(sigmas) - 1)
@@ -192,6 +199,7 @@ class Run:
                 engine.speeds.learn(share.job.info.name, share.calls // request.batch_count, pixels, end - begin)
             ends.clear()
             images = decode_latents(job, engine.manager, latents)
+            check_torch()
             batch = pipeline.finish_batch(start, index, seeds, images)
             facts = self._facts(making.hashes.wait(self.note) | embeddings, making.plan)
             pictures |= self._finish(job, batch, facts, shelf)
@@ -219,6 +227,15 @@ class Run:
                 found = self.engine.extensions.patches(job.request, model, self.note, self._between)
             self._patches[job.info.path] = found
         return self._patches[job.info.path]
+
+    def _at_work(self, job: Job) -> list[str]:
+        """The extensions of which a patch, the sampler or the schedule was called; those that a user added, if any."""
+        owners = {patch.owner for patches in self._patches.values() for patch in patches.patches}
+        for kind, name in (("samplers", job.sampler.name), ("schedules", job.request.schedule)):
+            owners |= {row.get("owner", "") for row in self.engine.registry[kind] if row["name"] == name}
+        known = self.engine.extensions.plugins.extensions
+        added = [owner for owner in owners if owner in known and not known[owner].found.is_bundled]
+        return sorted(added or owners - {""})
 
     def _embedding_facts(self, prompting: Prompting) -> dict[str, str]:
         """What the metadata say of the embeddings that were read, as A1111 writes it."""

@@ -12,7 +12,7 @@ import torch
 from backend.approvals import Approvals
 from backend.diffusion.patching import PatchRefused
 from backend.engine.engine import Engine
-from backend.engine.torch_guard import TorchGuard
+from backend.engine.torch_guard import TorchGuard, same_state, torch_state
 from backend.errors import BadRequest, ModelUnsupported
 from backend.plugins import ExtensionFailed
 from backend.records.metadata import read_picture
@@ -228,16 +228,21 @@ def test_observers_hear_of_it_and_cannot_stop_it(make, checkpoint, tmp_path) -> 
     (lambda: torch.set_default_dtype(torch.float64), "default dtype"),
     (lambda: torch.manual_seed(1), "random state"),
     (lambda: torch.set_grad_enabled(False), "grad mode"),
+    (lambda: torch.set_default_device("meta"), "default device"),
+    (lambda: torch.set_autocast_enabled("cpu", True), "autocast"),
+    (lambda: torch.set_float32_matmul_precision("medium"), "precision of products"),
+    (lambda: setattr(torch.backends, "fp32_precision", "tf32"), "precision of products"),
+    (lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"), "precision of products"),
+    (lambda: setattr(torch.backends.mkldnn, "enabled", False), "switches of oneDNN and cuDNN"),
+    (lambda: setattr(torch.backends.cudnn, "benchmark", True), "switches of oneDNN and cuDNN"),
 ])  # fmt: skip
 def test_torchs_global_state_is_put_back_and_the_extension_named(change, word) -> None:
     torch.manual_seed(2)
-    before = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
+    before = torch_state()
     expected = pytest.raises(ExtensionFailed, match=f"alpha changed torch's {word} in patch_job")
     with expected, TorchGuard()("alpha", "patch_job"):
         change()
-    after = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
-    assert torch.equal(before[0], after[0])
-    assert before[1:] == after[1:]
+    assert all(same_state(value, before[name]) for name, value in torch_state().items())
 
 
 PATCHES = """

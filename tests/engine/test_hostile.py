@@ -7,12 +7,15 @@ extension goes on, and the next picture has the bytes that it had before. Proces
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from backend import hookspecs
 from backend.engine.engine import Engine
+from backend.errors import NanDetected
 from backend.plugins import ExtensionFailed
+from backend.records.outputs import Outputs
 from tests.engine.conftest import ask
 from tests.engine.test_extensions import make
 
@@ -190,3 +193,69 @@ def test_a_patch_that_does_wrong_in_the_loop_names_its_extension(make: Callable[
                 engine.generate(ask("tiny-xl", extensions={"loop": values}))
         assert engine.generate(ask("tiny-xl")).pictures[0].image.tobytes() == plain
     assert neighbour_works(engine, "tiny-xl", plain)
+
+
+IN_BETWEEN = """
+import torch
+
+class Which(Parameters):
+    change: str = text("", label="Change")
+    where: str = text("patch", label="Where")
+
+@hookimpl
+def register_panels():
+    return [PanelSpec("between", "Between", Which)]
+
+CHANGES = {
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "random state": lambda: torch.manual_seed(3),
+    "number of threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "precision of products": lambda: torch.set_float32_matmul_precision("medium"),
+    "switches of oneDNN and cuDNN": lambda: setattr(torch.backends.mkldnn, "enabled", False),
+    "NaN": lambda: None,
+}
+
+@hookimpl
+def patch_job(job, model):
+    values = job.values["between"]
+    def change(guided, outputs):
+        CHANGES[values.change]()
+        return guided * float("nan") if values.change == "NaN" else guided
+    return [AfterGuidance(change=change)] if values.where == "patch" else []
+
+@hookimpl
+def register_samplers():
+    def sample(denoise, x, sigmas, *, on_step):
+        torch.set_default_dtype(torch.float64)
+        for i, sigma, sigma_next in intervals(sigmas):
+            x = denoise(x, sigmas[i])
+            on_step(StepState(i, sigma, x, x))
+        return x
+    return [deterministic("rude", "Rude", sample)]
+"""
+
+
+def test_global_state_that_a_patch_or_a_sampler_changes_fails_the_job_and_not_the_next(
+    make: Callable[..., Engine], plain: bytes, tmp_path: Path
+) -> None:
+    engine = make(neighbour=NEIGHBOUR, between=IN_BETWEEN)
+
+    def fails(what: str, **fields: object) -> None:
+        words = f"The extension between changed torch's {what} while sampling; that was put back"
+        with pytest.raises(ExtensionFailed, match=words):
+            engine.generate(ask("tiny-xl", **fields), outputs=Outputs(tmp_path))
+        assert not list(tmp_path.rglob("*.png"))
+        assert engine.generate(ask("tiny-xl")).pictures[0].image.tobytes() == plain
+
+    for change in (
+        "default dtype", "random state", "number of threads", "precision of products", "switches of oneDNN and cuDNN",
+    ):  # fmt: skip
+        fails(change, extensions={"between": {"version": 1, "values": {"change": change}}})
+    fails("default dtype", sampler="rude")
+    assert neighbour_works(engine, "tiny-xl", plain)
+
+
+def test_what_makes_the_latent_nan_is_named(make: Callable[..., Engine]) -> None:
+    engine = make(between=IN_BETWEEN)
+    with pytest.raises(NanDetected, match="switch off what changes the network: between"):
+        engine.generate(ask("tiny-xl", extensions={"between": {"version": 1, "values": {"change": "NaN"}}}))
