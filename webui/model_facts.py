@@ -15,6 +15,7 @@ from backend.records.hashes import HASH_DIGITS
 
 if TYPE_CHECKING:
     from backend.records.entries import ModelEntry
+    from backend.records.model_files import ModelFiles
 
 
 def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any]:
@@ -41,6 +42,19 @@ def model_json(entry: ModelEntry, *, sha256: str | None = None) -> dict[str, Any
         "error": None if entry.error is None else entry.error.to_json(),
         **_info_json(entry),
     }
+
+
+def models_json(files: ModelFiles) -> tuple[int, dict[str, Any]]:
+    """Every model file, and the version of the list that it is of."""
+    version = files.version  # read first: what changes meanwhile is told again under the next number
+    entries = files.listing()
+    told = {
+        "version": version,
+        "troubles": list(files.troubles),
+        "unread": sum(not entry.is_read for entry in entries),
+        "models": [model_json(entry, sha256=files.known_sha256(entry)) for entry in entries],
+    }
+    return version, told
 
 
 def _no_info() -> dict[str, Any]:

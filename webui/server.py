@@ -23,6 +23,7 @@ import click
 
 from backend.errors import BadRequest, DiskFull
 from backend.settings import Settings
+from webui.engine_start import ENGINE_COMMAND
 from webui.gradio_start import prepare_gradio
 from webui.guard import Policy
 from webui.handover import HandedOver, take
@@ -30,7 +31,7 @@ from webui.hook_calls import Deadlines
 from webui.launcher import ENDED_WELL
 from webui.options import SentenceCommand, settings_from, settings_options
 from webui.renewal import OPTION, Renewal, hand_over, start_anew
-from webui.studio import ENGINE_COMMAND, Studio
+from webui.studio import Studio
 
 if TYPE_CHECKING:
     import uvicorn

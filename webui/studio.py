@@ -6,9 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import random
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -35,11 +33,11 @@ from backend.request import GenerationRequest, request_to_json
 from backend.settings import Settings
 from backend.text.embeddings import EmbeddingWords, embedding_words
 from webui.dispatcher import Dispatcher, Patience
+from webui.engine_start import ENGINE_COMMAND, engine_environment
 from webui.extension_list import extension_rows, leave_out, switch_extension
 from webui.input_keeper import InputKeeper
 from webui.job_facts import image_json
 from webui.live import Live
-from webui.model_facts import model_json
 from webui.model_watch import ModelWatch
 from webui.told_jobs import SHOWN_JOBS, ToldJobs
 
@@ -50,8 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# -P: a torch.py in the folder that one stands in is not imported
-ENGINE_COMMAND = (sys.executable, "-P", "-m", "backend.engine.worker")
 BY_HAND = "end it with Ctrl+C where it was started, and start it again"
 SWEEP_SECONDS = 6 * 3600.0
 
@@ -91,7 +87,7 @@ class Studio:
         self._registry = load_registry(self._registry_file)
         self._registries = 0  # that were taken
         self._host: ExtensionHost | None = None
-        self._jobs = ToldJobs(self.store, self.live)
+        self.jobs = ToldJobs(self.store, self.live)
         self._snapshot_lock = threading.Lock()
         self._snapshot: dict[str, Any] = {"version": -1}
         self._dispatcher = Dispatcher(
@@ -186,17 +182,9 @@ class Studio:
                     "engine": engine,
                     "models": self.catalog.files.version,
                     "registry": _digest(self._registry),
-                    "jobs": self.jobs_json(SHOWN_JOBS),
+                    "jobs": self.jobs.newest(SHOWN_JOBS),
                 }
             return self._snapshot
-
-    def jobs_json(self, limit: int) -> list[dict[str, Any]]:
-        """The newest ``limit`` jobs as the snapshot has them."""
-        return self._jobs.newest(limit)
-
-    def job_json(self, job_id: str) -> dict[str, Any]:
-        """One job as the snapshot has it. Raises ``NotFound``."""
-        return self._jobs.one(job_id)
 
     def image(self, image_id: str) -> tuple[JobImage, Path]:
         """A picture of the history and its file, which lies in the outputs folder for sure. Raises ``NotFound``."""
@@ -310,18 +298,6 @@ class Studio:
         told = {"text": done.text, "values": done.values, "fields": done.fields, "seconds": done.seconds}
         return {**told, "picture": picture, "notes": [*resolved.notes, *done.notes]}
 
-    def models_json(self) -> tuple[int, dict[str, Any]]:
-        """Every model file as page and REST see it, and the catalog's number that it is of."""
-        version = self.catalog.files.version  # read first, as in ``snapshot``
-        entries = self.catalog.files.listing()
-        told = {
-            "version": version,
-            "troubles": list(self.catalog.files.troubles),
-            "unread": sum(not entry.is_read for entry in entries),
-            "models": [model_json(entry, sha256=self.catalog.files.known_sha256(entry)) for entry in entries],
-        }
-        return version, told
-
     def _has_work(self) -> bool:
         return bool(self.store.list(1, states=("queued", "running")))
 
@@ -391,14 +367,3 @@ class Studio:
 def _digest(registry: Mapping[str, Any]) -> str:
     """Another one whenever the document says anything else."""
     return hashlib.sha256(json.dumps(registry, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def engine_environment(settings: Settings) -> dict[str, str]:
-    """The environment of the engine process: ours, with every setting by name and without the token."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("EASEL_")}
-    values: Mapping[str, Any] = settings.model_dump(mode="json", exclude={"token", "allow_host", "listen", "port"})
-    told = {name: json.dumps(value) if isinstance(value, list) else str(value) for name, value in values.items()}
-    environment |= {f"EASEL_{name.upper()}": value for name, value in told.items()}
-    environment["HF_HUB_OFFLINE"] = environment["TRANSFORMERS_OFFLINE"] = "1"
-    environment["PYTHONUNBUFFERED"] = "1"
-    return environment

@@ -56,7 +56,7 @@ def encode_pixels(job: Job, manager: ModelManager, pixels: Tensor, doing: str) -
 
 
 def decode_latents(job: Job, manager: ModelManager, latents: Tensor) -> tuple[Image.Image, ...]:
-    """Pictures of latents in denoiser units, one at a time, so that a batch needs no more memory than one."""
+    """Pictures of latents (B, C, h, w) in denoiser units, one at a time: a batch needs no more memory than one."""
     pictures: list[Image.Image] = []
     patches = job.patches_for(job)
     with manager.use(check=job.check) as use:

@@ -118,7 +118,11 @@ def _inputs(
 
 
 def start_point(job: Job, start: Start, noise: NoiseSource, seeds: Sequence[int], sigmas: Tensor) -> Tensor:
-    """The first ``x``: noise, or the init latent with noise on it."""
+    """The first ``x``, (B, C, h, w): noise, or the init latent with noise on it.
+
+    Args:
+        sigmas: of the run; it begins at the first.
+    """
     sigma = sigmas[0].to(noise.initial.device)
     # What an instruct-pix2pix model changes reaches it through its own channels; at full strength it starts anew.
     is_edit = extra_inputs(job.info.denoiser) == "edit" and job.request.denoise == 1

@@ -19,7 +19,7 @@ from tests.formats.files import published, write_sparse
 from tests.webui.running import ROOT, settings_for
 from webui.cli import starts_page
 from webui.commands import chosen_fields, easel
-from webui.studio import engine_environment
+from webui.engine_start import engine_environment
 
 
 def run(*arguments: str):

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from webui.engine_start import ENGINE_COMMAND
 from webui.launcher import Launcher
-from webui.studio import ENGINE_COMMAND
 
 ROOT = Path(__file__).parents[2]
 

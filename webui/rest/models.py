@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from backend.records.sidecars import notes_of
-from webui.model_facts import model_json
+from webui.model_facts import model_json, models_json
 from webui.rest.body import check_names, json_object, text
 from webui.studio import Studio
 from webui.thumbs import model_preview
@@ -81,7 +81,7 @@ class ModelRoutes:
         with self._lock:
             version, data, zipped = self._told
             if version != self._studio.catalog.files.version:
-                version, told = self._studio.models_json()
+                version, told = models_json(self._studio.catalog.files)
                 data = json.dumps(told).encode()
                 zipped = gzip.compress(data, 1) if len(data) >= ZIPPED_FROM else b""
                 self._told = (version, data, zipped)

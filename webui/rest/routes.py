@@ -108,7 +108,7 @@ class Rest:
 
         def accept() -> dict[str, Any]:
             job = self._studio.submit(parse_request(body), key or None)
-            return self._studio.job_json(job.id)
+            return self._studio.jobs.one(job.id)
 
         told = await run_in_threadpool(accept)
         return JSONResponse(told, 202, headers={"location": f"/api/v1/jobs/{told['id']}"})
@@ -116,12 +116,12 @@ class Rest:
     async def jobs(self, request: Request) -> Response:
         """Jobs, newest first: ``limit`` of them."""
         limit = _whole_number(request, "limit", default=30, low=1, high=MAX_JOBS)
-        jobs = await run_in_threadpool(lambda: self._studio.jobs_json(limit))
+        jobs = await run_in_threadpool(lambda: self._studio.jobs.newest(limit))
         return JSONResponse({"jobs": jobs})
 
     async def job(self, request: Request) -> Response:
         """One job."""
-        return JSONResponse(await run_in_threadpool(self._studio.job_json, request.path_params["job_id"]))
+        return JSONResponse(await run_in_threadpool(self._studio.jobs.one, request.path_params["job_id"]))
 
     async def cancel(self, request: Request) -> Response:
         """Stop a job; a finished one stays as it is."""
@@ -129,7 +129,7 @@ class Rest:
 
         def stop() -> dict[str, Any]:
             self._studio.cancel(job_id)
-            return self._studio.job_json(job_id)
+            return self._studio.jobs.one(job_id)
 
         return JSONResponse(await run_in_threadpool(stop), 202)
 
