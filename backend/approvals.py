@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from backend.manifest import API_VERSION, ExtensionRefused, Found, folder_hash
-from backend.records.files import write_atomically
+from backend.records.files import alone_with, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -41,29 +43,31 @@ class Approvals:
 
     def set(self, found: Found, *, on: bool) -> None:
         """Switch an extension on, as its folder is now, or off."""
-        kept = self.read()
-        kept["on"].pop(found.name, None)
-        for key in ("off", "crashed"):
-            kept[key] = [name for name in kept[key] if name != found.name]
-        if not on:
-            kept["off"].append(found.name)
-        elif not found.is_bundled:
-            kept["on"][found.name] = folder_hash(found.home)
-        write_atomically(self._path, json.dumps(kept, indent=1).encode())
+        seen = folder_hash(found.home) if on and not found.is_bundled else ""
+        with self._changing() as kept:
+            _forget(kept, found.name)
+            if not on:
+                kept["off"].append(found.name)
+            elif not found.is_bundled:
+                kept["on"][found.name] = seen
 
     def forget(self, name: str) -> None:
         """The extension is removed; one of its name that comes later is new."""
-        kept = self.read()
-        kept["on"].pop(name, None)
-        for key in ("off", "crashed"):
-            kept[key] = [each for each in kept[key] if each != name]
-        write_atomically(self._path, json.dumps(kept, indent=1).encode())
+        with self._changing() as kept:
+            _forget(kept, name)
 
     def note_crash(self, name: str) -> None:
         """A process died or hung in its code: it stays out until the user switches it on again."""
-        kept = self.read()
-        if name not in kept["crashed"]:
-            kept["crashed"].append(name)
+        with self._changing() as kept:
+            if name not in kept["crashed"]:
+                kept["crashed"].append(name)
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """What ``read`` gives; as it is when the block ends it is written, and nobody else writes meanwhile."""
+        with alone_with(self._path):
+            kept = self.read()
+            yield kept
             write_atomically(self._path, json.dumps(kept, indent=1).encode())
 
     def status_of(self, found: Found) -> tuple[Status, str]:
@@ -89,3 +93,9 @@ class Approvals:
         if is_changed:
             return "changed", "Its files have changed since you approved it. Look at them and approve it again."
         return "on", ""
+
+
+def _forget(kept: dict[str, Any], name: str) -> None:
+    kept["on"].pop(name, None)
+    for key in ("off", "crashed"):
+        kept[key] = [each for each in kept[key] if each != name]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from typing import TYPE_CHECKING
 
 from webui.answers import json_answer
@@ -21,6 +23,7 @@ MAX_JSON = 2**20
 MAX_UPLOAD = 32 * 2**20 + 2**16  # 32 MiB of picture and what multipart wraps around it
 UPLOADS = ("/api/v1/inputs", "/api/v1/read", "/gradio_api/upload")
 ENDLESS = "/gradio_api/heartbeat/"  # gradio's page listens to it as long as it is open
+GRACE = 1.0  # seconds that a server which leaves waits for the rest of a body
 SLOWEST = 60.0  # seconds until the next piece of a body must have come
 
 
@@ -63,6 +66,7 @@ class _Exchange:
         self._limit = limit
         self._slowest = slowest
         self._leaving = leaving
+        self._until = math.inf  # when a server that leaves refuses the rest
         self.is_endless = False  # the answer: it is cut when the server leaves
         self._count = 0
         self._body_is_whole = False
@@ -94,10 +98,21 @@ class _Exchange:
         coming, leaving = asyncio.ensure_future(self._receive()), asyncio.ensure_future(self._leaving.wait())
         try:
             await asyncio.wait({coming, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if leaving.done() and not self.is_endless and not await self._comes_in_time(coming):
+                return None
             return coming.result() if coming.done() else None
         finally:
             coming.cancel()
             leaving.cancel()
+
+    async def _comes_in_time(self, coming: asyncio.Future[Message]) -> bool:
+        """A server that leaves waits a moment for what is small, or nearly there."""
+        left = self._until - time.monotonic()
+        if left > GRACE:
+            self._until, left = time.monotonic() + GRACE, GRACE
+        if left > 0:
+            await asyncio.wait({coming}, timeout=left)
+        return left > 0 and coming.done()
 
     async def send(self, message: Message) -> None:
         if not self.refused:

@@ -1,11 +1,14 @@
-"""Whole files or none: temp file, fsync, rename, fsync of the folder; faults are told in a sentence."""
+"""Whole files or none: temp file, fsync, rename, fsync of the folder; one at a time; faults are told in a sentence."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from backend.errors import DiskFull
@@ -35,6 +38,37 @@ def write_atomically(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Inside, no other thread or process is: what is read of ``path``, changed and written is lost by nobody.
+
+    A lock lies beside it as long as it is held; one that was left by a process that has ended holds nobody up.
+
+    Raises:
+        DiskFull: no lock can be made there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f".{path.name[:100]}.lock").open("ab")
+    except OSError as error:
+        raise _not_written(path, error) from error
+    with file:  # closing it gives it free, as the end of the process does
+        _wait_for(file.fileno())
+        yield
+
+
+def _wait_for(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def sweep_temps(folder: Path, *, older_than: float = STALE_SECONDS) -> int:

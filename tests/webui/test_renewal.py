@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from backend.events import HookRuns
@@ -230,3 +232,63 @@ def test_the_command_is_that_of_the_start_without_what_was_for_it_alone():
     assert command_line(start) == kept
     assert command_line([*kept, "--handed-over", "9"]) == kept
     assert json.loads(json.dumps(kept)) == kept
+
+
+@posix
+@pytest.mark.server
+def test_two_who_ask_at_once_an_engine_that_dies_meanwhile_and_a_route_that_never_ends(easel):
+    write(easel.folder, {"endless": ENDLESS})
+    easel.client.post("/api/v1/extensions/endless", json={"on": True})
+    restart(easel)
+    easel.until(lambda: easel.client.get("/ext/endless/count").json().get("count"))
+    job = easel.submit("slow", steps=40)
+    easel.wait(job, "running")
+    listening = socket.create_connection(("127.0.0.1", easel.port))
+    listening.sendall(f"GET /ext/endless/stream HTTP/1.1\r\nHost: 127.0.0.1:{easel.port}\r\n\r\n".encode())
+    assert listening.recv(1000).startswith(b"HTTP/1.1 200")
+    _, engine = easel.processes()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(easel.client.post, "/api/v1/restart", json={}) for _ in range(4)]
+        engine.kill()
+        for each in asking:
+            assert each.result().status_code == 202
+    assert len(easel.wait(job, "done")["images"]) == 1
+    assert easel.until(lambda: easel.client.get("/ext/endless/count").json().get("count")) == 1  # a new image of it
+    listening.close()
+    assert easel.end()[0] == 0
+
+
+@posix
+@pytest.mark.server
+def test_a_launcher_that_is_killed_meanwhile_leaves_nobody(easel):
+    job = easel.submit("slow", steps=100)
+    easel.wait(job, "running")
+    web, engine = easel.processes()
+    restart(easel)
+    easel.launcher.kill()
+    _, alive = psutil.wait_procs([web, engine], timeout=60)
+    assert not alive
+
+
+ENDLESS = """
+calls = []
+
+@hookimpl
+def register_routes():
+    router = APIRouter()
+
+    @router.get("/count")
+    def count():
+        calls.append(1)
+        return {"count": len(calls)}
+
+    @router.get("/stream")
+    async def stream():
+        async def endless():
+            while True:
+                yield b"x"
+                await asyncio.sleep(0.1)
+        return StreamingResponse(endless())
+
+    return router
+"""
