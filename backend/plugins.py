@@ -240,9 +240,7 @@ class Plugins:
                 continue
             try:
                 self._timed(hook, owner, arguments, observes=True)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
+            except BaseException as error:  # a KeyboardInterrupt, too: Ctrl+C reaches no job, nor the engine's process
                 self.strike(owner, hook, error)
 
     def ask(self, hook: str, owner: str, **arguments: Any) -> Any:
@@ -274,8 +272,6 @@ class Plugins:
                 wrong = next((spec for spec in specs if not isinstance(spec, kind)), None)
                 if wrong is not None:
                     raise TypeError(f"{hook} returned a {type(wrong).__name__} instead of a {kind.__name__}")
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:
                 detail = traceback.format_exc()[-5000:]
                 self.switch_off(owner, f"{hook} failed: {type(error).__name__}: {str(error)[:200]}.", detail)
@@ -301,10 +297,10 @@ class Plugins:
 
 @contextmanager
 def _named(owner: str, hook: str) -> Iterator[None]:
-    """Whatever a hook raises, ``sys.exit`` too, as an error that names its extension."""
+    """Whatever a hook raises, ``sys.exit`` and KeyboardInterrupt too, as an error that names its extension."""
     try:
         yield
-    except (UserError, KeyboardInterrupt):
+    except UserError:
         raise
     except BaseException as error:
         log.error("%s of extension %s failed\n%s", hook, owner, traceback.format_exc())

@@ -61,7 +61,7 @@ def _named(patch: Patch, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         try:
             given = function(*arguments)
-        except (UserError, KeyboardInterrupt, MemoryError, torch.OutOfMemoryError):
+        except (UserError, MemoryError, torch.OutOfMemoryError):
             raise
         except BaseException as error:
             if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
@@ -70,6 +70,8 @@ def _named(patch: Patch, function: Callable[..., Any]) -> Callable[..., Any]:
             raise _failed(patch, f"failed: {type(error).__name__}: {str(error)[:200]}") from error
         if not isinstance(given, kinds):
             raise _failed(patch, f"gave a {type(given).__name__} where a {kinds[0].__name__} is needed")
+        if isinstance(given, Tensor) and given.is_complex():
+            raise _failed(patch, "gave complex numbers")
         if is_shaped and given.shape != arguments[0].shape:
             raise _failed(patch, f"gave the shape {tuple(given.shape)} for {tuple(arguments[0].shape)}")
         return given

@@ -42,6 +42,7 @@ FAULTS = {
     "raises": "raise RuntimeError('bang')",
     "exits": "raise SystemExit(3)",
     "gives up": "raise GeneratorExit",
+    "interrupts": "raise KeyboardInterrupt",
     "recurses": "return {hook}({arguments})",
     "needs what is not there": "import no_such_library_of_anybody",
     "returns a number": "return 7",
@@ -144,7 +145,7 @@ def test_a_hook_that_does_wrong_harms_nobody_else(make: Callable[..., Engine], p
                 assert rows[f"hostile_{number}"].failures, fault
 
 
-LOOP = ("raises", "exits", "gives nothing", "gives another shape")
+LOOP = ("raises", "exits", "interrupts", "gives nothing", "gives another shape", "gives complex numbers")
 PATCHES = (
     "AfterGuidance", "BeforeGuidance", "BlockOutput", "AttentionOutput", "ModelCall", "ChangeConditioning", "VaeDecode",
 )  # fmt: skip
@@ -163,6 +164,10 @@ def failing(fault):
             raise RuntimeError("bang")
         if fault == "exits":
             raise SystemExit(3)
+        if fault == "interrupts":
+            raise KeyboardInterrupt
+        if fault == "gives complex numbers":
+            return first * 1j
         return None if fault == "gives nothing" or not hasattr(first, "shape") else first[..., :1]
     return wrong
 
@@ -187,7 +192,7 @@ PATCHES = {
 def test_a_patch_that_does_wrong_in_the_loop_names_its_extension(make: Callable[..., Engine], plain: bytes) -> None:
     engine = make(neighbour=NEIGHBOUR, loop=IN_THE_LOOP)
     for patch in PATCHES:
-        for fault in LOOP if patch in ("AfterGuidance", "AttentionOutput") else ("raises", "exits", "gives nothing"):
+        for fault in LOOP if patch in ("AfterGuidance", "AttentionOutput") else LOOP[:4]:
             values = {"version": 1, "values": {"patch": patch, "fault": fault}}
             with pytest.raises(ExtensionFailed, match=f"The extension loop failed while sampling: its {patch}"):
                 engine.generate(ask("tiny-xl", extensions={"loop": values}))
