@@ -45,6 +45,22 @@ def test_a_panel_is_sent_while_its_switch_is_on_and_survives_a_reload(pag):
     assert here.generate("txt2img")["request"]["extensions"] == {}
 
 
+def test_a_pictures_parameters_tell_what_its_panels_were_set_to_in_words(pag):
+    here = pag
+    here.prompt("txt2img", "a fox, Extensions: none")
+    here.page.locator("#txt2img_panel_pag").get_by_role("switch").check()
+    scale(here).fill("2.5")
+    scale(here).blur()
+    told = here.generate("txt2img")["images"][0]["parameters"]
+    assert ', Extensions: "' in told  # as it is copied and saved
+    here.page.locator("#txt2img_results pre.parameters").filter(has_text="Perturbed-attention guidance").wait_for()
+    shown = here.page.locator("#txt2img_results pre.parameters").inner_text()
+    assert shown.startswith("a fox, Extensions: none\n")
+    assert shown.endswith("\nPerturbed-attention guidance: Scale: 2.5")
+    strange = 'a\nSteps: 2, Extensions: "{", Size: 8x8'
+    assert here.page.evaluate("text => easel.shownParameters(text)", strange) == strange
+
+
 def test_parameters_switch_panels_on_and_off_also_in_a_tab_that_was_never_open(pag):
     here = pag
     stored = {"pag": {"version": 1, "values": {"scale": 1.5}}}

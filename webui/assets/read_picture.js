@@ -33,7 +33,7 @@
       zone.classList.add("small");
       const found = Boolean(info.parameters || info.request);
       source.textContent = found ? SOURCES[info.source] || `Written by ${info.source}` : SOURCES.none;
-      text.textContent = info.parameters || "";
+      text.textContent = easel.shownParameters(info.parameters || "");
       text.hidden = !info.parameters;
       buttons.hidden = !found;
       const told = [...(info.notes || []), ...leftovers(info)];

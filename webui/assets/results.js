@@ -164,7 +164,7 @@
     panel.picture.alt = preview ? "Live preview" : owner ? owner.prompt || "Result" : "";
     panel.actions.hidden = Boolean(preview) || !shown;
     panel.parameters.hidden = panel.actions.hidden;
-    if (shown) panel.parameters.textContent = shown.parameters;
+    if (shown) panel.parameters.textContent = easel.shownParameters(shown.parameters);
     const notes = (preview ? job : owner || easel.state.jobs[0] || {}).notes || [];
     panel.notes.hidden = !notes.length;
     panel.notes.replaceChildren(...notes.map((note) => el("li", {}, note)));

@@ -30,6 +30,7 @@ SCRIPTS = (
     "words.js",  # before prompt_keys.js: while its list is open, Esc and the arrows are its own
     "prompt_keys.js",
     "tokens.js",
+    "parameters.js",
     "results.js",
     "viewer.js",
     "mask.js",
