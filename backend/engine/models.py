@@ -219,19 +219,12 @@ class ModelManager:
         """
         own = use if use is not None else Use()
         with self._changed:
+            own.refuse_when_over()
+            held = key in own.keys
             if use is None:
                 self._uses.append(own)
-            while (loader := self._loading.get(key)) is not None and loader is not own:
-                self._wait(own)
-            held = key in own.keys
-            resident = self._residents.get(key)
             try:
-                if resident is None:
-                    self._make_room(key, own)
-                    self._loading[key] = own
-                else:
-                    own.keys.add(key)
-                    resident.used = time.monotonic()
+                resident = self._found(key, own)
             except BaseException:
                 self._give_back(key, own, use, is_held=held)
                 raise
@@ -242,6 +235,20 @@ class ModelManager:
             self._on_change(bool(own.beside))  # what has left for it is gone
             raise
         self._give_back(key, own, use, is_held=True)
+
+    def _found(self, key: PartKey, own: Use) -> Resident | None:
+        """The part in memory, for ``own``; None: it is to load it. While it waits for either another may do so."""
+        while (resident := self._residents.get(key)) is None:
+            if self._loading.get(key, own) is not own:
+                self._wait(own)
+                continue
+            self._make_room(key, own)
+            if key not in self._residents and self._loading.get(key, own) is own:
+                self._loading[key] = own
+                return None
+        own.keys.add(key)
+        resident.used = time.monotonic()
+        return resident
 
     def _give_back(self, key: PartKey, own: Use, use: Use | None, *, is_held: bool) -> None:
         with self._changed:
@@ -312,7 +319,8 @@ class ModelManager:
         if not scopes:
             return None
         self.get(info, "denoiser", adapters)
-        patched = self._residents[self.key(info, "denoiser")].patched
+        with self._changed:
+            patched = self._residents[self.key(info, "denoiser")].patched
         return None if patched is None else WeightSets(scopes, patched.switch)
 
     def vae(self, info: CheckpointInfo | VaeInfo, use: Use | None = None) -> VAE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,8 +64,9 @@ class Resident:
 
 def empty(network: nn.Module) -> None:
     """Take a network's numbers away: an extension that kept it has nothing in memory by that."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        tensor.data = tensor.data.new_empty(0)
+    for tensor in (*nn.Module.parameters(network), *nn.Module.buffers(network)):
+        with suppress(RuntimeError, TypeError):  # a kind of tensor that does not let go: it is its extension's
+            tensor.data = tensor.data.new_empty(0)
 
 
 def trim_heap() -> None:

@@ -47,9 +47,10 @@ def no_room(key: PartKey, use: Use, budget: int, in_use: int) -> OutOfMemory:
         todo = "Use a smaller one, or start Easel with a larger --memory-gb."
     else:
         todo = "Try again when the running job is finished, or start Easel with a larger --memory-gb."
+    others = f", {_mib(in_use)} of which are in use" if in_use else ""
     return OutOfMemory(
-        f"{key.name} takes {_mib(key.bytes)} for {use.beside or 'this job'}. Easel may use {_mib(budget)} for models, "
-        f"{_mib(in_use)} of which are in use.",
+        f"{key.name} takes {_mib(key.bytes)} for {use.beside or 'this job'}. Easel may use {_mib(budget)} for "
+        f"models{others}.",
         todo,
         field="extensions",
     )

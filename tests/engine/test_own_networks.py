@@ -78,6 +78,12 @@ def register_panels():
 @hookimpl
 def expand_job(job):
     network_of(job)
+
+loaded = []
+
+@hookimpl
+def model_loaded(name):
+    loaded.append((name, threading.get_ident()))
 """
 
 
@@ -317,6 +323,67 @@ def test_two_that_ask_for_one_network_at_once_load_it_once(here: Engine) -> None
         thread.join(60)
     assert len(builds) == 1
     assert found[0] is found[1]
+
+
+def test_one_that_another_has_loaded_while_it_waited_for_room_is_taken_as_it_is(here: Engine) -> None:
+    """A job waits for an action, which meanwhile loads what the job is waiting for."""
+    budget(here, 3 * MIB)
+    builds: list[int] = []
+    is_waiting = threading.Event()
+
+    def build(tensors: dict[str, torch.Tensor]) -> nn.Module:
+        builds.append(1)
+        return nn.ParameterDict(tensors)
+
+    found: list[nn.Module] = []
+
+    def job() -> None:
+        with here.networks.use(check=is_waiting.set) as use:
+            found.append(here.networks.load(use, "captions", "half", build))
+
+    with here.networks.use(beside="an action") as use:
+        here.networks.load(use, "captions", "captioner", build)
+        thread = threading.Thread(target=job)
+        thread.start()
+        assert is_waiting.wait(60)
+        here.manager.release(use)
+        found.append(here.networks.load(use, "captions", "half", build))
+    thread.join(60)
+    assert found[0] is found[1]
+    assert len(builds) == 2  # the captioner, and the half once
+
+
+def test_work_that_was_ended_from_outside_gets_nothing_more(here: Engine) -> None:
+    with here.networks.use(beside="an action") as use:
+        here.networks.load(use, "captions", "captioner", module(here).build)
+        here.networks.end(use)
+        assert here.manager.residents == ()
+        for _ in range(2):  # not in memory, and in memory
+            with pytest.raises(OutOfMemory, match="an action is over"):
+                here.networks.load(use, "captions", "captioner", module(here).build)
+            with here.networks.use() as other:
+                here.networks.load(other, "captions", "captioner", module(here).build)
+
+
+def test_a_new_engine_begins_with_nothing_and_gives_the_same(here: Engine) -> None:
+    module(here).go_on.set()
+    told = press(here, "describe").text
+    again = Engine(here.settings)
+    assert again.manager.residents == ()
+    module(again).go_on.set()
+    assert press(again, "describe").text == told
+    assert len(again.manager.residents) == 1
+
+
+def test_observers_hear_of_what_an_action_loaded_when_the_next_job_begins_in_its_thread(here: Engine) -> None:
+    module(here).go_on.set()
+    pressed = Pressed(here)
+    assert pressed.answer().text
+    assert module(here).loaded == []
+    here.generate(ask("tiny-xl"))
+    told = module(here).loaded
+    assert told[0] == ("captioner.safetensors", threading.get_ident())
+    assert {thread for _, thread in told} == {threading.get_ident()}
 
 
 def test_a_network_of_a_hook_may_leave_when_the_hook_returns(here: Engine) -> None:
