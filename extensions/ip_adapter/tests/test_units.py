@@ -184,18 +184,19 @@ def test_files_that_were_read_count_as_memory_and_stay(engine, picture):
 
 def test_the_plan_counts_the_adapter_and_its_encoder_before_they_are_loaded(engine, picture):
     engine.manager.drop_all()
+    own = {"fields": {"prompt": "a plan"}}  # a prompt that no other test has had encoded
 
     def planned(request):
         events = []
         engine.generate(request, events.append)
         return next(event.plan for event in events if isinstance(event, Planned))
 
-    without = planned(prompted("tiny-xl", "xl", picture, weight=0.0))
-    first = planned(prompted("tiny-xl", "xl", picture))
+    without = planned(prompted("tiny-xl", "xl", picture, weight=0.0, **own))
+    first = planned(prompted("tiny-xl", "xl", picture, **own))
     networks = {key for key in engine.manager.residents if key.part == "network"}
     assert {str(key) for key in networks} == set(first.loads)
     assert first.needs_bytes - without.needs_bytes == pytest.approx(sum(key.bytes for key in networks), rel=0.02)
-    again = planned(prompted("tiny-xl", "xl", picture, weight=0.5))
+    again = planned(prompted("tiny-xl", "xl", picture, weight=0.5, **own))
     assert again.loads == ()
     assert again.needs_bytes == pytest.approx(first.needs_bytes, rel=0.02)
 
