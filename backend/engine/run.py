@@ -39,8 +39,8 @@ from backend.engine.uses import Use
 from backend.errors import BadRequest, Cancelled, UserError
 from backend.events import Done, ImageSaved, JobEvent, Note, Plan, Planned, Step
 from backend.records.hashes import tensors_hash
-from backend.records.infotext import parameters_text
 from backend.records.outputs import Outputs
+from backend.records.parameters_text import parameters_text
 from backend.records.resolve import MAX_DRAWN_SEED
 from backend.request import GenerationRequest
 

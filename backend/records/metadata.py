@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from backend.errors import BadRequest, unknown_name
 from backend.records.containers import DOCUMENT, JPEG_MAGIC, PARAMETERS, PNG_MAGIC, texts_of
-from backend.records.infotext import Parsed, parameters_text, read_parameters
 from backend.records.panel_words import Files
+from backend.records.parameters_text import parameters_text
+from backend.records.read_parameters import Parsed, read_parameters
 from backend.records.registry import Registry, core_registry
 from backend.request import FIELDS, SCHEMA_VERSION, GenerationRequest, parse_request, request_to_json
 

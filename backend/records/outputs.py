@@ -20,9 +20,9 @@ from PIL import Image
 
 from backend.records.containers import encode
 from backend.records.files import sweep_temps, write_atomically
-from backend.records.infotext import parameters_text
 from backend.records.made import MadePictures
 from backend.records.metadata import document
+from backend.records.parameters_text import parameters_text
 from backend.records.registry import Registry, core_registry
 from backend.request import GenerationRequest, ImageFormat
 

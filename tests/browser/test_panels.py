@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.records.infotext import parameters_text
+from backend.records.parameters_text import parameters_text
 from backend.records.registry import core_registry
 from backend.request import parse_request
 

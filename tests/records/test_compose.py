@@ -9,8 +9,9 @@ import pytest
 from backend.errors import BadRequest, ModelUnsupported, NotFound
 from backend.formats.configs import CheckpointInfo
 from backend.records.catalog import Catalog
-from backend.records.infotext import parameters_text, read_parameters
 from backend.records.model_files import ModelFiles
+from backend.records.parameters_text import parameters_text
+from backend.records.read_parameters import read_parameters
 from backend.records.registry import core_registry
 from backend.records.resolve import resolve
 from backend.request import GenerationRequest

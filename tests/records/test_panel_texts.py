@@ -21,9 +21,10 @@ from backend.api import (
     options,
     registered,
 )
-from backend.records.infotext import parameters_text, read_parameters
 from backend.records.panel_text import PanelText as Text
 from backend.records.panel_texts import panel_pairs, take_panels
+from backend.records.parameters_text import parameters_text
+from backend.records.read_parameters import read_parameters
 from backend.records.registry import core_registry
 from backend.request import GenerationRequest
 

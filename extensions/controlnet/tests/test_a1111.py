@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from backend.records.infotext import read_parameters
+from backend.records.read_parameters import read_parameters
 from extensions.controlnet.tests.test_units import guided
 
 LINE = "a fox\nSteps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1, Size: 512x512, "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from backend.engine.engine import Engine
-from backend.records.infotext import parameters_text, read_parameters
+from backend.records.parameters_text import parameters_text
+from backend.records.read_parameters import read_parameters
 from backend.request import GenerationRequest
 from backend.settings import load_settings
 

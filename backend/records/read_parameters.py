@@ -1,10 +1,7 @@
-"""A1111's parameters text, both ways: prompt, negative prompt and one line of ``Key: value`` pairs.
+"""A1111's parameters text read back, Easel's own and other programs'. Linear in the length; it never raises.
 
-The text is what other programs read; it cannot carry every request (a prompt may itself contain such lines), so
-Easel's own files hold the request as JSON too (``metadata.py``). Reading is linear in the length and never raises.
-
-Source: AUTOMATIC1111 ``modules/processing.py`` create_infotext and ``modules/infotext_utils.py`` (order, quoting, and
-that a last line with fewer than three pairs belongs to the prompt).
+Source: AUTOMATIC1111 ``modules/infotext_utils.py`` (quoting, and that a last line with fewer than three pairs belongs
+to the prompt).
 """
 
 from __future__ import annotations
@@ -12,17 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from backend.errors import BadRequest
-from backend.records.panel_texts import panel_pairs, take_panels
+from backend.records.panel_texts import take_panels
 from backend.records.panel_words import Files
-from backend.records.registry import Registry, find_registered, label_of
-from backend.request import GenerationRequest, parse_request, request_schema
+from backend.records.parameters_text import FACT_KEYS, NEGATIVE, titles
+from backend.records.registry import Registry, find_registered
+from backend.request import parse_request, request_schema
 
-NEGATIVE = "Negative prompt:"
 MIN_PAIRS = 3
 MAX_PAIRS = 500
 MAX_KEY = 100
@@ -44,30 +41,6 @@ _A1111_KEYS: Mapping[str, str] = {
     "Refiner": "refiner",
     "Refiner switch at": "refiner_switch",
 }
-#: Keys that tell of the making and set nothing: key -> name of the fact.
-_FACT_KEYS: Mapping[str, str] = {
-    "Model hash": "model_hash",
-    "VAE hash": "vae_hash",
-    "Init image hash": "init_image_hash",
-    "TI hashes": "ti_hashes",
-    "File hashes": "file_hashes",
-    "Lora hashes": "lora_hashes",
-    "RNG": "rng",
-    "Device": "device",
-    "Precision": "dtype",
-    "Guidance": "guidance",
-    "Version": "version",
-    "User": "user",
-}
-_FACT_LABELS = {name: key for key, name in _FACT_KEYS.items()}
-_WRITTEN_APART = frozenset(
-    {
-        "prompt", "negative_prompt", "checkpoint", "vae", "width", "height", "steps", "sampler", "schedule",
-        "cfg_scale", "seed", "variation_seed", "variation_strength", "clip_skip", "init_image", "denoise", "mask",
-        "batch_size", "batch_count", "image_format", "invert_mask", "mask_blur", "masked_content", "inpaint_area",
-        "masked_padding", "refiner", "refiner_switch",
-    }
-)  # fmt: skip
 #: What A1111 calls schedules that are ours under another label ("Uniform" differs from Normal in the last sigma only).
 _SCHEDULE_ALIASES: Mapping[str, str] = {"ddim": "ddim_uniform", "uniform": "normal"}
 
@@ -83,17 +56,6 @@ class Parsed:
     facts: dict[str, str]
     leftovers: dict[str, str]
     notes: tuple[str, ...] = ()
-
-
-def parameters_text(request: GenerationRequest, facts: Mapping[str, str], registry: Registry, *, index: int = 0) -> str:
-    """The text of the picture ``index`` of a resolved request, in A1111's order.
-
-    Args:
-        facts: what the engine knows beside the request: model_hash, vae_hash, device, dtype, guidance, version ...
-    """
-    pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in _pairs(request, facts, registry, index))
-    negative = f"\n{NEGATIVE} {request.negative_prompt}" if request.negative_prompt else ""
-    return f"{request.prompt}{negative}\n{pairs}".strip()
 
 
 def read_parameters(text: str, registry: Registry, files: Files | None = None) -> Parsed:
@@ -114,7 +76,7 @@ def read_parameters(text: str, registry: Registry, files: Files | None = None) -
     leftovers: dict[str, str] = {}
     notes: list[str] = []
     panels = take_panels(pairs, registry, files)
-    if panels.extensions and _titles()["extensions"] not in pairs:  # else they stand there in our own words
+    if panels.extensions and titles()["extensions"] not in pairs:  # else they stand there in our own words
         found["extensions"] = panels.extensions
         notes, leftovers = panels.notes[:MAX_NOTES], panels.leftovers
     _take_sampler(pairs, registry, found, leftovers)
@@ -123,8 +85,8 @@ def read_parameters(text: str, registry: Registry, files: Files | None = None) -
         leftovers["Denoising strength"] = pairs.pop("Denoising strength")  # it is the second pass's
     for key, value in pairs.items():
         name = _field_of(key)
-        if key in _FACT_KEYS:
-            facts[_FACT_KEYS[key]] = value[:MAX_SHOWN]
+        if key in FACT_KEYS:
+            facts[FACT_KEYS[key]] = value[:MAX_SHOWN]
         elif key == "Noise Schedule":  # A1111's word; "Default" leaves it to the file
             if value.casefold() == "zero terminal snr":
                 found["zero_terminal_snr"] = True
@@ -143,93 +105,6 @@ def read_parameters(text: str, registry: Registry, files: Files | None = None) -
     valid = _valid(found, leftovers)  # what is not becomes a leftover
     shown = {key: value[:MAX_SHOWN] for key, value in leftovers.items()}
     return Parsed(valid, facts, shown, tuple(notes))
-
-
-def _pairs(
-    request: GenerationRequest, facts: Mapping[str, str], registry: Registry, index: int
-) -> Iterator[tuple[str, str]]:
-    seed, variation = request.seeds_of(index)
-    if request.steps is not None:
-        yield "Steps", str(request.steps)
-    if request.sampler is not None:
-        yield "Sampler", label_of(registry, "samplers", request.sampler)
-    if request.schedule is not None:
-        yield "Schedule type", label_of(registry, "schedules", request.schedule)
-    if request.cfg_scale is not None:
-        yield "CFG scale", _number(request.cfg_scale)
-    yield "Seed", str(seed)
-    if request.width is not None and request.height is not None:
-        yield "Size", f"{request.width}x{request.height}"
-    yield from _model_pairs(request, facts)
-    if request.variation_strength > 0:
-        yield "Variation seed", str(variation)
-        yield "Variation seed strength", _number(request.variation_strength)
-    if request.init_image is not None:
-        yield "Denoising strength", _number(request.denoise)
-    if request.clip_skip is not None:  # 1 too, which is not what SDXL takes by itself
-        yield "Clip skip", str(request.clip_skip)
-    if request.init_image is not None:
-        yield "Init image hash", request.init_image[:10]
-    yield "RNG", "CPU"
-    if request.is_inpaint:
-        yield from _inpaint_pairs(request)
-    for field in fields(request):
-        value = getattr(request, field.name)
-        if field.name not in _WRITTEN_APART and value not in (None, {}, field.default):
-            yield _titles()[field.name], _text(value)
-    yield from panel_pairs(request.extensions, _by_name(facts.get("file_hashes", "")), registry)
-    named = {"model_hash", "vae_hash", "refiner_hash", "model", "vae", "version"}
-    for name, value in facts.items():
-        if name not in named and value:
-            yield _FACT_LABELS.get(name, name.replace("_", " ").capitalize()), str(value)
-    yield "Version", f"Easel {facts['version']}" if "version" in facts else "Easel"
-
-
-def _model_pairs(request: GenerationRequest, facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    if "model_hash" in facts:
-        yield "Model hash", facts["model_hash"]
-    if request.checkpoint:
-        yield "Model", request.checkpoint
-    if "vae_hash" in facts:
-        yield "VAE hash", facts["vae_hash"]
-    if request.vae:
-        yield "VAE", request.vae
-    if request.refiner:
-        known = f" [{facts['refiner_hash']}]" if "refiner_hash" in facts else ""
-        yield "Refiner", request.refiner + known
-        yield "Refiner switch at", _number(request.refiner_switch)
-
-
-def _inpaint_pairs(request: GenerationRequest) -> Iterator[tuple[str, str]]:
-    yield "Mask blur", str(request.mask_blur)
-    if request.invert_mask:
-        yield "Mask mode", "Inpaint not masked"
-    yield "Masked content", request.masked_content
-    yield "Inpaint area", request.inpaint_area.capitalize()
-    if request.inpaint_area == "only masked":
-        yield "Masked area padding", str(request.masked_padding)
-
-
-def _by_name(hashes: str) -> dict[str, str]:
-    """What "name: hash, name: hash" says."""
-    return {name: digits for name, _, digits in (pair.rpartition(": ") for pair in hashes.split(", ")) if name}
-
-
-def _quoted(value: str) -> str:
-    """A1111's quoting, with commas inside as ``\\u002c``: sd-parsers and others split at every comma."""
-    if value and value == value.strip() and not any(mark in value for mark in ',\n\r:"'):
-        return value
-    return json.dumps(value, ensure_ascii=False).replace(",", "\\u002c")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(value)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False)
-    return _number(value) if isinstance(value, float) else str(value)
 
 
 def _scan(line: str) -> Iterator[tuple[str, str]]:
@@ -312,7 +187,7 @@ def _take_size(pairs: dict[str, str], found: dict[str, Any], leftovers: dict[str
 def _field_of(key: str) -> str | None:
     if key in _A1111_KEYS:
         return _A1111_KEYS[key]
-    return next((name for name, title in _titles().items() if title == key and name not in _NOT_READ), None)
+    return next((name for name, title in titles().items() if title == key and name not in _NOT_READ), None)
 
 
 _NOT_READ = frozenset({"prompt", "negative_prompt", "init_image", "mask", "batch_size", "batch_count", "image_format"})
@@ -342,15 +217,10 @@ def _valid(found: dict[str, Any], leftovers: dict[str, str]) -> dict[str, Any]:
         try:
             parse_request({**good, name: value})
         except BadRequest:
-            leftovers[_titles()[name]] = str(value)
+            leftovers[titles()[name]] = str(value)
         else:
             good[name] = value
     return good
-
-
-@cache
-def _titles() -> Mapping[str, str]:
-    return {name: str(node.get("title", name)) for name, node in request_schema()["properties"].items()}
 
 
 @cache
