@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backend.errors import BadRequest, DiskFull
+from backend.manifest import bundled_folder
 
 NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
 
@@ -116,6 +117,8 @@ def write_new_extension(parent: Path, name: str, files: Mapping[str, str] = FILE
         raise BadRequest(
             f"{name[:60]!r} is no name for an extension.", "Accepted: small letters, digits and _, as in film_grain."
         )
+    if (bundled_folder() / name).exists():
+        raise BadRequest(f"An extension called {name} ships with Easel.", "Choose another name.")
     home = parent / name
     if home.exists():
         raise BadRequest(f"{home} is there already.", "Choose another name.")

@@ -51,7 +51,7 @@ class SentenceCommand(click.Command):
             return super().invoke(ctx)
         except UserError as error:
             raise Sentence(str(error)) from None
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):  # `| head`: click's to end
             raise
         except Exception as error:
             if sys.flags.dev_mode:

@@ -17,7 +17,7 @@ from backend.errors import BadRequest
 from backend.records.panel_texts import take_panels
 from backend.records.panel_words import Files
 from backend.records.parameters_text import FACT_KEYS, NEGATIVE, titles
-from backend.records.registry import Registry, find_registered
+from backend.records.registry import Registry, find_registered, sampler_and_schedule
 from backend.request import parse_request, request_schema
 
 MIN_PAIRS = 3
@@ -154,11 +154,8 @@ def _take_sampler(pairs: dict[str, str], registry: Registry, found: dict[str, An
     label, schedule = pairs.pop("Sampler", None), pairs.pop("Schedule type", None)
     if label is not None:
         name = find_registered(registry, "samplers", label)
-        if name is None:  # before 1.9 A1111 wrote both in one: "DPM++ 2M Karras"
-            for row in registry["schedules"]:
-                if label.casefold().endswith(" " + row["label"].casefold()):
-                    name = find_registered(registry, "samplers", label[: -len(row["label"])])
-                    schedule = schedule or row["label"]
+        if name is None and (both := sampler_and_schedule(registry, label)):
+            name, schedule = both[0], schedule or both[1]
         if name is None:
             leftovers["Sampler"] = label
         else:

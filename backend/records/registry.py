@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -63,14 +64,21 @@ def is_registry(document: object) -> bool:
 
 
 def registered_name(registry: Registry, kind: Kind, text: str) -> str:
-    """The name that a name or label, in any case, stands for: "Euler a" -> "euler_a".
+    """The name that a name or label stands for, in any case and with any of space, - and _: "Euler a" -> "euler_a".
 
     Raises:
-        BadRequest: naming the nearest known one.
+        BadRequest: naming the nearest known one; or the two, where a schedule stands behind the sampler.
     """
     found = find_registered(registry, kind, text)
     if found is None:
         word, field = _WORDS[kind]
+        if kind == "samplers" and (both := sampler_and_schedule(registry, text)):
+            sampler, schedule = label_of(registry, "samplers", both[0]), label_of(registry, "schedules", both[1])
+            raise BadRequest(
+                f"Sampler {text!r} is a sampler and a schedule.",
+                f"Write sampler {sampler!r} and schedule {schedule!r}.",
+                field=field,
+            )
         raise BadRequest(unknown_name(word, text, [row["label"] for row in registry[kind]]), field=field)
     return found
 
@@ -79,6 +87,18 @@ def find_registered(registry: Registry, kind: Kind, text: str) -> str | None:
     """As ``registered_name``; ``None`` for what is not known."""
     wanted = _folded(text)
     return next((row["name"] for row in registry[kind] if wanted in _spellings(row)), None)
+
+
+def sampler_and_schedule(registry: Registry, text: str) -> tuple[str, str] | None:
+    """The two that A1111 wrote in one before 1.9, "DPM++ 2M Karras"; None if it is not such a text."""
+    words = _folded(text)
+    for row in registry["schedules"]:
+        for spelling in _spellings(row):
+            if words.endswith(f" {spelling}"):
+                sampler = find_registered(registry, "samplers", words.removesuffix(spelling))
+                if sampler is not None:
+                    return sampler, str(row["name"])
+    return None
 
 
 def label_of(registry: Registry, kind: Kind, name: str) -> str:
@@ -92,4 +112,4 @@ def _spellings(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(re.split(r"[\s_-]+", text.casefold().strip()))

@@ -48,8 +48,15 @@ def test_names_and_labels_in_any_case_are_found():
     registry = core_registry()
     assert registered_name(registry, "samplers", " euler  A ") == "euler_a"
     assert registered_name(registry, "schedules", "sgm_uniform") == "sgm_uniform"
+    assert registered_name(registry, "schedules", "SGM-uniform") == "sgm_uniform"
     assert find_registered(registry, "samplers", "nothing") is None
     assert label_of(registry, "samplers", "unipc") == "UniPC"
     assert label_of(registry, "samplers", "theirs") == "theirs"
     with pytest.raises(BadRequest, match="Did you mean 'UniPC'"):
         registered_name(registry, "samplers", "unipcc")
+
+
+def test_a_sampler_with_its_schedule_behind_it_is_told_as_the_two():
+    with pytest.raises(BadRequest, match="Write sampler 'DPM\\+\\+ 2M' and schedule 'Karras'") as told:
+        registered_name(core_registry(), "samplers", "DPM++ 2M Karras")
+    assert told.value.field == "sampler"

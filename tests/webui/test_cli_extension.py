@@ -48,6 +48,16 @@ def test_list_enable_and_disable(tmp_path):
     assert "Did you mean 'loose'" in done.stderr
 
 
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path):
+    """As with ``easel extension list | head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "webui", "extension", "list", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    os.close(writing)
+    assert done.stderr == ""
+
+
 def test_a_new_extension_passes_its_check_and_its_test(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("new", "film_grain").exit_code == 0
@@ -62,6 +72,7 @@ def test_a_new_extension_passes_its_check_and_its_test(tmp_path, monkeypatch):
     assert "4 passed" in tested.stdout, tested.stdout
     assert run("new", "film_grain").exit_code == 2
     assert "no name for an extension" in run("new", "Film-Grain").stderr
+    assert "An extension called lora ships with Easel" in run("new", "lora").stderr
 
 
 @pytest.mark.parametrize(
