@@ -57,6 +57,9 @@ def test_a_pictures_parameters_tell_what_its_panels_were_set_to_in_words(pag):
     shown = here.page.locator("#txt2img_results pre.parameters").inner_text()
     assert shown.startswith("a fox, Extensions: none\n")
     assert shown.endswith("\nPerturbed-attention guidance: Scale: 2.5")
+    escaped = 'a\\u002c\nSteps: 2, ControlNet 0: "Module: canny\\u002c Weight: 1.0"'
+    plain = 'a\\u002c\nSteps: 2, ControlNet 0: "Module: canny, Weight: 1.0"'
+    assert here.page.evaluate("text => easel.shownParameters(text)", escaped) == plain
     strange = 'a\nSteps: 2, Extensions: "{", Size: 8x8'
     assert here.page.evaluate("text => easel.shownParameters(text)", strange) == strange
 

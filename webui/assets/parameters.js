@@ -18,10 +18,11 @@
 
   easel.shownParameters = (text) => {
     const at = text.lastIndexOf("\n") + 1, last = text.slice(at), found = last.match(PAIR);
-    if (!found) return text;
+    const plain = (words) => text.slice(0, at) + words.replaceAll("\\u002c", ","); // escaped for those who split at commas
+    if (!found) return plain(last);
     try {
       const stored = JSON.parse(JSON.parse(`"${found[1]}"`));
-      return [text.slice(0, at) + last.replace(PAIR, ""), ...Object.entries(stored).map(([name, told]) => line(name, told))].join("\n");
+      return [plain(last.replace(PAIR, "")), ...Object.entries(stored).map(([name, told]) => line(name, told))].join("\n");
     } catch {
       return text; // written by another program, or by hand
     }
