@@ -19,6 +19,8 @@ from backend.errors import BadRequest
 from backend.formats.configs import CheckpointInfo
 from backend.formats.constants import SD3_LATENT, SDXL_DEFAULTS
 from backend.formats.control_configs import ControlInfo, MMDiTControlConfig, T2IAdapterConfig
+from backend.nn.mmdit import MMDiT
+from backend.nn.unet import UNet
 from tests import builders
 from tests.control import tiny
 
@@ -50,7 +52,13 @@ def guide_of(config, *, shows=None, mask=None, strength=lambda _n, _of: 1.0, hin
         main = builders.tiny_mmdit(builders.TINY_MMDIT) if isinstance(config, MMDiTControlConfig) else tiny_unet(config)
     hint = HintPicture(PICTURE, shows, mask)
     control = control_of(config, hint_type=hint_type)
-    return Guide(control, main, hint, encode=squeeze, constants=SD3_LATENT, strength=strength)
+    return guiding(control, main, hint, strength=strength)
+
+
+def guiding(control: Control, main: UNet | MMDiT, hint: HintPicture, **options) -> Guide:
+    """A guide of a network that stays loaded."""
+    unet = main.config if isinstance(main, UNet) else None
+    return Guide(control, lambda: main, hint, unet=unet, encode=squeeze, constants=SD3_LATENT, **options)
 
 
 def tiny_unet(config):
@@ -100,7 +108,7 @@ def test_minus_one_is_for_plain_controlnets_alone():
     holed = torch.where(torch.arange(64) < 20, -1.0, PICTURE)
     for config, least in ((tiny.CONTROLNET, -1.0), (tiny.UNION, 0.0), (tiny.T2I_XL, 0.0)):
         hint = HintPicture(holed, "lines")
-        guide = Guide(control_of(config), builders.tiny_unet(), hint, encode=squeeze, constants=SD3_LATENT)
+        guide = guiding(control_of(config), builders.tiny_unet(), hint)
         assert guide._hint.min() == least
 
 

@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backend.control.guide import Guide, HintPicture
+from backend.control.guide import HintPicture
 from backend.diffusion.patched import Patched, region_tokens, seen_region, token_grid
 from backend.diffusion.patching import Call, Tile
 from backend.diffusion.residuals import UNetResiduals, within
 from backend.errors import BadRequest
-from backend.formats.constants import SD3_LATENT
 from backend.formats.control_configs import MMDiTControlConfig
 from tests import builders
 from tests.control import tiny
-from tests.control.test_guide import control_of, squeeze, tiny_unet
+from tests.control.test_guide import control_of, guiding, tiny_unet
 
 WHOLE = (16, 12)  # cells
 TOP, LEFT, HEIGHT, WIDTH = 4, 2, 10, 8
@@ -55,9 +54,7 @@ def call_of(kind: str, picture: Tensor, network: nn.Module | None = None):
     control = control_of(config)
     if network is not None:
         control = replace(control, network=network)  # type: ignore[arg-type]
-    guide = Guide(
-        control, main or tiny_unet(config), HintPicture(picture, "lines"), encode=squeeze, constants=SD3_LATENT
-    )
+    guide = guiding(control, main or tiny_unet(config), HintPicture(picture, "lines"))
     text = MMDIT_TEXT if is_mmdit else UNET_TEXT
 
     def run(x: Tensor, tile: Tile | None = None) -> list[Tensor]:
