@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from backend.events import HookRuns
+from backend.settings import Settings
 from webui.pipes import EngineHandle
 
 
@@ -38,12 +40,40 @@ class EngineHandedOver:
     live: dict[str, Any] = field(default_factory=dict)
 
 
+class SettingsAsTold(Settings):
+    """Settings that are read from nowhere else."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What it is given, and nothing from environment or files."""
+        return (init_settings,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HandedOver:
-    """Everything. ``port`` is the descriptor of the listening socket: who asks meanwhile waits there."""
+    """Everything.
+
+    Attributes:
+        port: descriptor of the listening socket: who asks meanwhile waits there.
+        told_settings: of the start, as JSON: what was written into settings.toml since may not fit the port, or not be
+            readable.
+    """
 
     port: int
+    told_settings: dict[str, Any]
     engine: EngineHandedOver | None
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the start."""
+        return SettingsAsTold(**self.told_settings)
 
     def descriptors(self) -> list[int]:
         """Those that the next image needs."""

@@ -18,6 +18,7 @@ from webui.handover import EngineHandedOver, HandedOver, leave
 from webui.launcher import START_AGAIN
 
 if TYPE_CHECKING:
+    from backend.settings import Settings
     from webui.studio import Studio
 
 log = logging.getLogger(__name__)
@@ -65,10 +66,11 @@ class Renewal:
             self._server.should_exit = True
 
 
-def start_anew(port: int, engine: EngineHandedOver | None) -> None:
+def start_anew(settings: Settings, port: int, engine: EngineHandedOver | None) -> None:
     """Replace this process image by a new one of the same command; does not return.
 
     Args:
+        settings: with which it goes on.
         port: descriptor of the listening socket.
         engine: what goes on, if any does.
     """
@@ -78,7 +80,7 @@ def start_anew(port: int, engine: EngineHandedOver | None) -> None:
     sys.stderr.flush()
     if os.name != "posix":  # no process there can take the place of another: the launcher starts one
         os._exit(START_AGAIN)
-    left = leave(HandedOver(port=port, engine=engine))
+    left = leave(HandedOver(port=port, told_settings=settings.model_dump(mode="json"), engine=engine))
     os.execv(sys.executable, [*command_line(sys.orig_argv), OPTION, str(left)])  # noqa: S606 - our own command again
 
 

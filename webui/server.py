@@ -48,7 +48,8 @@ NOISY = ("httpx", "httpcore", "asyncio", "PIL", "multipart", "python_multipart",
 def serve(autolaunch: bool, stop_with_stdin: bool, handed_over: int | None, **given: object) -> None:
     """Answer on the port until told to stop; wrong settings, a taken port or data folder end with a sentence."""
     handed = None if handed_over is None else take(handed_over)
-    run(settings_from(given), autolaunch=autolaunch, stop_with_stdin=stop_with_stdin, handed=handed)
+    settings = settings_from(given) if handed is None else handed.settings
+    run(settings, autolaunch=autolaunch, stop_with_stdin=stop_with_stdin, handed=handed)
     if stop_with_stdin:
         sys.exit(ENDED_WELL)
 
@@ -91,7 +92,7 @@ def run(
     finally:
         studio.close()
     if is_renewed:
-        start_anew(port.fileno(), engine)
+        start_anew(settings, port.fileno(), engine)
 
 
 def check(settings: Settings) -> None:

@@ -24,7 +24,8 @@ def main(start_seconds, handed_over, **given):
     command = [sys.executable, str(engine)]
     handed = None if handed_over is None else take(handed_over)
     deadlines = Deadlines(start=start_seconds)
-    run(settings_from(given), command=command, stop_with_stdin=True, deadlines=deadlines, handed=handed)
+    settings = settings_from(given) if handed is None else handed.settings
+    run(settings, command=command, stop_with_stdin=True, deadlines=deadlines, handed=handed)
     sys.exit(ENDED_WELL)
 
 

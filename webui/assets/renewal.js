@@ -5,7 +5,7 @@
 
   const { el } = easel;
   const PLACE = "easel.return", QUIET = 800, LOOK = 250; // ms
-  let old = false, pressed = false, touched = 0, drafts = false;
+  let newer = "", pressed = false, touched = 0, drafts = false;
 
   document.addEventListener("pointerdown", () => { pressed = true; }, true);
   ["pointerup", "pointercancel"].forEach((name) => document.addEventListener(name, () => { pressed = false; }, true));
@@ -31,6 +31,9 @@
   // What cannot be brought along: fields of extensions' tabs, a proposal that is being edited.
   const holdsDrafts = () => drafts || [...document.querySelectorAll(".action-result")].some((place) => !place.hidden && place.querySelector("textarea, input, select"));
 
+  // It was loaded for that very page already, and what came is older: something between keeps pages. Not for ever, then.
+  const isStuck = () => kept && kept.newer === newer;
+
   async function pictures() {
     const kept = {};
     for (const [tab, box] of Object.entries(easel.pictures)) {
@@ -51,7 +54,7 @@
 
   async function reload() {
     try {
-      const kept = { tab: easel.activeTab(), scroll: window.scrollY, pictures: await pictures() };
+      const kept = { newer, tab: easel.activeTab(), scroll: window.scrollY, pictures: await pictures() };
       keepPrompts();
       sessionStorage.setItem(PLACE, JSON.stringify(kept));
     } catch (error) {
@@ -70,14 +73,15 @@
   }
 
   async function wait() {
-    if (holdsDrafts()) offer();
+    if (holdsDrafts() || isStuck()) offer();
     else if (!isAtWork() && (await reload())) return;
     setTimeout(wait, LOOK);
   }
 
-  easel.on("page is old", () => {
-    if (!old) wait();
-    old = true;
+  easel.on("page is old", (page) => {
+    const isFirst = !newer;
+    newer = page;
+    if (isFirst) wait();
   });
 
   // -- after it

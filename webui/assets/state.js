@@ -31,7 +31,7 @@
         version = answer.version;
         easel.state = { ...answer, away: false };
         easel.emit("state", easel.state);
-        if (answer.page && easel.page && answer.page !== easel.page) easel.emit("page is old");
+        if (answer.page && easel.page && answer.page !== easel.page) easel.emit("page is old", answer.page);
       } else if (wasAway) {
         easel.state.away = false;
         easel.emit("state", easel.state);
