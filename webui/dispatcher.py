@@ -255,7 +255,7 @@ class Dispatcher:
     def _hand_over(self, answer: Future[EngineHandedOver | None]) -> None:
         self._stopping = True
         self._acting.fail_all("The page is started anew.")
-        process, can_go_on = self._process, self._ready and self._closed_at is None and not self._hung
+        process, can_go_on = self._process, self._closed_at is None and not self._hung
         handle = process.let_go(self._patience.stop) if process is not None and can_go_on else None
         while not self._mail.empty():  # what it has told before it was let go, or that it has ended
             self._heed(self._mail.get())
@@ -264,9 +264,16 @@ class Dispatcher:
             answer.set_result(None)
             return
         job, slowest = (self._running.job.id, self._running.slowest) if self._running is not None else (None, 0.0)
-        live = self._live.to_json()
         answer.set_result(
-            EngineHandedOver(handle=handle, job=job, slowest=slowest, hook=self._hook, renew=self._renew, live=live)
+            EngineHandedOver(
+                handle=handle,
+                is_ready=self._ready,
+                job=job,
+                slowest=slowest,
+                hook=self._hook,
+                renew=self._renew,
+                live=self._live.to_json(),
+            )
         )
 
     def _adopt(self, handed: EngineHandedOver) -> None:
@@ -274,7 +281,7 @@ class Dispatcher:
         self._process = EngineProcess.adopt(
             handed.handle, on_event=self._mailed(self._event), on_exit=self._mailed(self._exit)
         )
-        self._ready, self._started, self._hook, self._renew = True, now, handed.hook, handed.renew
+        self._ready, self._started, self._hook, self._renew = handed.is_ready, now, handed.hook, handed.renew
         self._live.take(handed.live)
         if handed.job is not None:
             job = self._store.get(handed.job)

@@ -25,6 +25,7 @@ class EngineHandedOver:
     """An engine that goes on.
 
     Attributes:
+        is_ready: it has told what it can do.
         job: what it is working on; None: nothing.
         slowest: seconds of that job's slowest step so far.
         hook: of an extension, that it is in.
@@ -33,6 +34,7 @@ class EngineHandedOver:
     """
 
     handle: EngineHandle
+    is_ready: bool
     job: str | None
     slowest: float
     hook: HookRuns | None

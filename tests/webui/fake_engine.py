@@ -2,7 +2,7 @@
 
 Words in the prompt: ``slow`` (0.1 s a step), ``crash`` (dies in step 2), ``crash-once``, ``segfault``, ``hang`` (says
 nothing more), ``hook`` (a hook runs for seconds), ``fail``, ``chatter`` (a line on stdout that is no event), ``deaf``
-(does not hear a cancel).
+(does not hear a cancel), ``gate`` (waits in step 2 until there is a file ``open`` in the data folder).
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ class FakeEngine:
                 return
             if step == 2:
                 self.misbehave(words)
+                while "gate" in words and job not in self.cancelled and not (self.folder / "open").exists():
+                    time.sleep(0.02)
             time.sleep(0.1 if "slow" in words else 0.0)
             tell(Step(job=job, step=step, steps=steps, batch=0, batches=1, seconds_left=0.1, preview=PIXEL))
         for index in range(request["batch_size"] * request["batch_count"]):

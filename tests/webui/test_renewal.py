@@ -25,7 +25,7 @@ from webui.pipes import AdoptedChild, EngineHandle, LineReader
 from webui.renewal import command_line
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a process image is replaced")
-UP = "the fake engine is up"
+UP = "easel.engine: the fake engine is up"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def heard(easel):
 @posix
 @pytest.mark.server
 def test_an_approved_extension_appears_and_the_running_job_and_the_queue_go_on(easel):
-    running, waiting = easel.submit("slow", steps=80), easel.submit("second")
+    running, waiting = easel.submit("gate", steps=80), easel.submit("second")
     easel.wait(running, "running")
     web, engine = easel.processes()
     write(easel.folder, {"good": GOOD})
@@ -80,10 +80,11 @@ def test_an_approved_extension_appears_and_the_running_job_and_the_queue_go_on(e
     assert easel.processes()[0] == web
     assert web.is_running()
     assert engine.is_running()
+    (easel.folder / "open").touch()
     assert len(easel.wait(running, "done")["images"]) == 1
     assert len(easel.wait(waiting, "done")["images"]) == 1
     ended = [prompt for what, prompt, *_ in easel.until(lambda: heard(easel)) if what == "ended"]
-    assert ended == ["slow", "second"]
+    assert ended == ["gate", "second"]
     # the engine is started anew after the running job, for the extension's other side: no job was begun twice
     assert engines(easel) == 2
     assert easel.client.get(f"/api/v1/jobs/{running}").json()["notes"] == ["Made by the fake engine."]
@@ -92,7 +93,7 @@ def test_an_approved_extension_appears_and_the_running_job_and_the_queue_go_on(e
 @posix
 @pytest.mark.server
 def test_a_job_can_be_cancelled_after_it_and_the_engine_be_started_anew(easel):
-    job = easel.submit("slow", steps=150)
+    job = easel.submit("gate", steps=150)
     easel.wait(job, "running")
     (easel.folder / "settings.toml").write_text("port = 'nowhere'")  # what is wrong at the next start is not yet
     restart(easel)
@@ -204,7 +205,13 @@ def test_what_is_left_is_what_is_taken_and_no_child_inherits_it():
         pid=7, orders=descriptors[0], events=descriptors[1], log=descriptors[2], begun_event=b'{"a', begun_log=b"\xff"
     )
     engine = EngineHandedOver(
-        handle=handle, job="j", slowest=1.5, hook=HookRuns(owner="a", hook="patch_job"), renew=True, live={"plans": {}}
+        handle=handle,
+        is_ready=True,
+        job="j",
+        slowest=1.5,
+        hook=HookRuns(owner="a", hook="patch_job"),
+        renew=True,
+        live={"plans": {}},
     )
     settings = Settings(data_dir=Path("/a b"), token="a secret", allow_host=["easel.local"], listen=True)
     handed = HandedOver(port=descriptors[3], told_settings=settings.model_dump(mode="json"), engine=engine)
@@ -261,6 +268,18 @@ def test_two_who_ask_at_once_an_engine_that_dies_meanwhile_and_a_route_that_neve
     assert easel.until(lambda: easel.client.get("/ext/endless/count").json().get("count")) == 1  # a new image of it
     listening.close()
     assert easel.end()[0] == 0
+
+
+@posix
+@pytest.mark.server
+def test_an_engine_that_has_just_been_started_goes_on_starting(easel):
+    _, engine = easel.processes()
+    engine.kill()
+    easel.until(lambda: None if easel.client.get("/api/v1/state").json()["engine"]["state"] == "ready" else True)
+    easel.until(lambda: processes(easel))
+    restart(easel)
+    assert len(easel.wait(easel.until(lambda: easel.submit("a fox")), "done")["images"]) == 1
+    assert engines(easel) == 2
 
 
 @posix
