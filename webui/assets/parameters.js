@@ -2,7 +2,7 @@
 (function (easel) {
   "use strict";
 
-  const PAIR = /, Extensions: "((?:\\.|[^"\\])*)"/;
+  const PAIR = /, Extensions: "((?:\\.|[^\x22\\])*)"/;
 
   function written(value) {
     if (typeof value === "object" && value) return Object.entries(value).map(([name, each]) => `${name} ${written(each)}`).join(" ");
