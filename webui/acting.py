@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from backend.errors import BadRequest, EngineAway, UserError
 from backend.events import ActionDone, ActionEvent, ActionFailed
 
 MOST = 4  # that may wait, the one that runs included
+if TYPE_CHECKING:
+    from webui.channel import EngineProcess
+
 AGAIN = "Try again in a moment."
 MARGIN = 10.0  # seconds beyond what the engine itself allows
 
@@ -62,6 +67,25 @@ class Acting:
         seconds_before = sum(each.seconds for each in self._waiting.values())
         until = self._clock() + seconds_before + seconds + MARGIN
         self._waiting[action] = _Waiting(answer, seconds, until)
+
+    def order(
+        self,
+        process: EngineProcess | None,
+        panel: str,
+        name: str,
+        request: Mapping[str, Any],
+        seconds: float,
+        answer: Future[ActionDone],
+    ) -> None:
+        """Have an engine run one; ``answer`` gets what becomes of it, at once if there is none, or too many wait."""
+        action = uuid.uuid4().hex
+        try:
+            if process is None:
+                raise EngineAway("The engine is not up at the moment.", AGAIN)
+            self.add(action, answer, seconds)
+            process.send_action(action, panel, name, request)
+        except UserError as error:
+            answer.set_exception(error)
 
     def ended(self, event: ActionEvent) -> None:
         """The engine has told of one; what nobody waits for any longer is dropped."""

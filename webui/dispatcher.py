@@ -10,13 +10,12 @@ import logging
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from backend.errors import EngineAway, UserError
+from backend.errors import UserError
 from backend.events import ActionDone, ActionFailed, Event, ExtensionsFare, HookRuns, Ready, Residents
 from backend.records.job_rows import Job
 from backend.records.jobs import JobStore
@@ -289,19 +288,11 @@ class Dispatcher:
             if job.cancel_requested:  # meanwhile
                 self._process.cancel(job.id)
 
-    # -- actions
-
     def _act(
         self, panel: str, name: str, request: Mapping[str, Any], seconds: float, answer: Future[ActionDone]
     ) -> None:
-        action = uuid.uuid4().hex
-        try:
-            if self._process is None or not self._ready or self._closed_at is not None or self._stopping:
-                raise EngineAway("The engine is not up at the moment.", "Try again in a moment.")
-            self._acting.add(action, answer, seconds)
-            self._process.send_action(action, panel, name, request)
-        except UserError as error:
-            answer.set_exception(error)
+        is_up = self._ready and self._closed_at is None and not self._stopping
+        self._acting.order(self._process if is_up else None, panel, name, request, seconds, answer)
 
     # -- jobs
 
