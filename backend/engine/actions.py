@@ -76,6 +76,7 @@ class ActionThread:
                 )
         except UserError as error:
             return _failed(order["id"], error)
+        self._left.pop(owner, None)
         ended: queue.SimpleQueue[ActionEvent] = queue.SimpleQueue()
         networks = self._extensions.networks
         with networks.use(beside=_words(spec, owner)) as use:
