@@ -16,6 +16,7 @@ from backend.checkpoints.save import write_tensors
 from backend.engine.actions import run_action
 from backend.engine.engine import Engine
 from backend.errors import BadRequest, ModelCorrupt, ModelUnsupported, NotFound
+from backend.events import Planned
 from backend.settings import load_settings
 from backend.testing.conformance import conformance
 from backend.testing.control import write_tiny_control
@@ -186,7 +187,11 @@ def test_the_preprocessor_with_weights_serves_preview_and_job_and_its_network_le
     guided = picture(authors, asked)
     assert not np.array_equal(guided, picture(authors, ask(checkpoint)))
     authors.manager.drop_all()
-    assert np.array_equal(picture(authors, asked), guided)
+    events: list[object] = []
+    again = authors.generate(asked, events.append).pictures[0].image
+    assert np.array_equal(np.asarray(again, dtype=np.int16), guided)
+    plan = next(event.plan for event in events if isinstance(event, Planned))
+    assert any(depth_file.name in part for part in plan.loads)
 
 
 def test_a_preprocessors_file_that_is_missing_or_cut_is_told_by_name(authors, depth_file, checkpoint):
