@@ -14,6 +14,7 @@ from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers import SAMPLERS
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import SCHEDULES, ScheduleSpec
+from backend.engine.uses import Use
 from backend.families.base import Family
 from backend.formats.configs import CheckpointInfo, VaeInfo
 from backend.parameters import Parameters
@@ -63,6 +64,10 @@ class Job:
     def spoken(self) -> GenerationRequest:
         """The request with its prompts as encoders read them."""
         return without_tags(self.request, self.tags)
+
+    def use(self) -> Use:
+        """A part of the job's work that needs models; it ends when the user stops the job."""
+        return Use(check=self.check, tell=self.on_note)
 
     @property
     def sampler(self) -> SamplerSpec:

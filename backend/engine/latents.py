@@ -42,7 +42,7 @@ def encode_image(job: Job, manager: ModelManager, image: Image.Image) -> Tensor:
 
 def encode_plain(job: Job, manager: ModelManager, pixels: Tensor) -> Tensor:
     """Pixels (1, 3, 8 h, 8 w) in [-1, 1] as a raw latent, float32, without any patch: for what extensions read."""
-    with manager.use(check=job.check) as use:
+    with manager.using(job.use()) as use:
         vae = manager.vae(job.vae or job.info, use)
         return _finite(job, vae, pixels, vae.encode, "encoding an extension's picture")
 
@@ -50,7 +50,7 @@ def encode_plain(job: Job, manager: ModelManager, pixels: Tensor) -> Tensor:
 def encode_pixels(job: Job, manager: ModelManager, pixels: Tensor, doing: str) -> Tensor:
     """Pixels (1, 3, 8 h, 8 w) in [-1, 1] as a raw latent, float32; ``doing`` is for the sentence when that fails."""
     patches = job.patches_for(job)  # what changes the first network acts around the VAE too
-    with manager.use(check=job.check) as use:
+    with manager.using(job.use()) as use:
         vae = manager.vae(job.vae or job.info, use)
         return _finite(job, vae, pixels, around(vae.encode, patches.of(VaeEncode)), doing)
 
@@ -59,7 +59,7 @@ def decode_latents(job: Job, manager: ModelManager, latents: Tensor) -> tuple[Im
     """Pictures of latents (B, C, h, w) in denoiser units, one at a time: a batch needs no more memory than one."""
     pictures: list[Image.Image] = []
     patches = job.patches_for(job)
-    with manager.use(check=job.check) as use:
+    with manager.using(job.use()) as use:
         vae = manager.vae(job.vae or job.info, use)
         decode = around(vae.decode, patches.of(VaeDecode))
         for latent in latents.split(1):

@@ -54,9 +54,8 @@ class ModelManager:
         self._on_change = on_change or (lambda _is_beside: None)
 
     @contextmanager
-    def use(self, *, beside: str = "", check: Callable[[], None] | None = None) -> Iterator[Use]:
-        """A piece of work: what it asks for with this ``Use`` stays until the end of the block. See ``Use``."""
-        use = Use(beside) if check is None else Use(beside, check)
+    def using(self, use: Use) -> Iterator[Use]:
+        """A piece of work: what it asks for with this ``Use`` stays until the end of the block."""
         with self._changed:
             self._uses.append(use)
         try:
@@ -278,7 +277,9 @@ class ModelManager:
             if over <= 0 or not any(each.beside and each.keys for each in self._uses):
                 break
             if not is_told:
-                log.info("%s waits for %s", key, ", ".join(each.beside for each in self._uses if each.beside))
+                others = " and ".join(each.beside for each in self._uses if each.beside and each.keys)
+                log.info("%s waits for %s", key, others)
+                use.tell(f"The job waited for {others}, which had the memory that {key.name} needed.")
             is_told = True
             self._wait(use)
         self._let_go(self.leaving([key]))

@@ -46,8 +46,8 @@ class OwnNetworks:
         self._models_dir = models_dir
 
     def use(self, beside: str = "", check: Callable[[], None] | None = None) -> AbstractContextManager[Use]:
-        """A piece of work that loads networks, as ``ModelManager.use``."""
-        return self._manager.use(beside=beside, check=check)
+        """A piece of work that loads networks, see ``Use``; what it loads stays until the end of the block."""
+        return self._manager.using(Use(beside) if check is None else Use(beside, check))
 
     def end(self, use: Use) -> None:
         """Take away what a piece of work has, though it still runs."""
@@ -70,7 +70,7 @@ class OwnNetworks:
     @contextmanager
     def lent(self, use: Use, files: Sequence[NetworkFile]) -> Iterator[Sequence[nn.Module]]:
         """Networks for the length of the block, within the work ``use``."""
-        with self._manager.use(beside=use.beside, check=use.check) as own:
+        with self._manager.using(Use(use.beside, use.check, use.tell)) as own:
             yield [self.load(own, each.folder, each.file, each.build, each.dtype) for each in files]
 
     def key(self, asked: NetworkFile) -> PartKey:

@@ -106,7 +106,7 @@ def _sampled(
         variation_seeds=seeds[1],
         variation_strength=job.request.variation_strength,
     )
-    with manager.use(check=job.check) as use:
+    with manager.using(job.use()) as use:
         steps = len(sigmas) - 1
         relay = Relay(
             [

@@ -98,7 +98,7 @@ def encode_steps(
         job.check()
         return job.family.encode(models, job.info, job.request, prompts, negative=negative)
 
-    with manager.use(check=job.check) as use:
+    with manager.using(job.use()) as use:
         models |= {part: manager.get(job.info, part, job.adapters, use) for part in parts}
         with torch.inference_mode():
             return schedule_conditioning(dict.fromkeys(parts, plan), encode)[0]
@@ -114,7 +114,7 @@ def _encode_own(job: Job, manager: ModelManager, steps: int) -> Prompting:
         job.check()  # [a|b] over many steps may be hundreds of prompts
         return job.family.encode(models, job.info, request, prompts, negative=negative)
 
-    with manager.use(check=job.check) as use:
+    with manager.using(job.use()) as use:
         for part in parts:
             job.check()
             models[part] = manager.get(job.info, part, job.adapters, use)

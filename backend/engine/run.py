@@ -123,7 +123,7 @@ class Run:
         self, request: GenerationRequest, shelf: Shelf, progress: Progress
     ) -> tuple[GenerationRequest, Plan, list[Picture]]:
         """One request of the order: resolved, its plan and its pictures; its patches keep nothing when it is done."""
-        with self.engine.manager.use(check=self.check) as use:
+        with self.engine.manager.using(Use(check=self.check, tell=self.note)) as use:
             try:
                 return self._request(request, shelf, progress, use)
             finally:
@@ -222,7 +222,7 @@ class Run:
         """What the extensions change for one of the job's networks; each is asked once."""
         if job.info.path not in self._patches:
             manager = self.engine.manager
-            with manager.use(check=self.check) as use:
+            with manager.using(job.use()) as use:
                 model = model_view(self.engine, job, manager.denoiser(job.info, job.adapters, use), self._between.use)
                 found = self.engine.extensions.patches(job.request, model, self.note, self._between)
             self._patches[job.info.path] = found

@@ -18,6 +18,10 @@ def _never() -> None:
     """Nobody cancels."""
 
 
+def _nobody(_sentence: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass(eq=False)
 class Use:
     """A piece of work and the parts that it has in hand, until it ends.
@@ -26,12 +30,14 @@ class Use:
         beside: what it is called, if it runs beside jobs (an action): it is refused what does not fit, and a job that
             needs the room waits for its end. "": it is a job's own: that gets what it asks for.
         check: called while it waits; raises ``Cancelled``.
+        tell: gets a sentence for the user when it begins to wait.
         keys: of the parts, those included that are being loaded.
         is_over: it may have nothing more.
     """
 
     beside: str = ""
     check: Callable[[], None] = _never
+    tell: Callable[[str], None] = _nobody
     keys: set[PartKey] = field(default_factory=set)
     is_over: bool = False
 

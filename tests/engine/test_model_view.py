@@ -14,6 +14,7 @@ from backend.engine.engine import Engine
 from backend.engine.latents import encode_pixels
 from backend.engine.model_view import model_view
 from backend.engine.run import Run
+from backend.engine.uses import Use
 from tests.engine.conftest import ask
 
 
@@ -24,7 +25,7 @@ def test_what_an_extension_encodes_is_the_vaes_mean_without_any_patch(engine: En
     job, _ = Run(engine, lambda _event: None, threading.Event(), None, "").prepared(ask(checkpoint))
     patched = replace(job, patches_for=lambda _job: PatchSet((VaeEncode(wrap=refuse),)))
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with engine.manager.use() as use:
+    with engine.manager.using(Use()) as use:
         view = model_view(engine, patched, engine.manager.denoiser(job.info, use=use), use)
         latent = view.vae_encode(pixels)
         with torch.inference_mode():

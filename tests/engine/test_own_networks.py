@@ -238,8 +238,11 @@ def test_a_job_that_needs_the_room_waits_until_the_action_returns(here: Engine, 
     pressed = Pressed(here).inside()
     on_wait(module(here).go_on.set)
     peaks: list[int] = []
-    busy = here.generate(ask("tiny-xl"), peak_of_steps(peaks, before)).pictures[0].image.tobytes()
-    assert busy == plain
+    done = here.generate(ask("tiny-xl"), peak_of_steps(peaks, before))
+    assert done.pictures[0].image.tobytes() == plain
+    assert done.notes == (
+        "The job waited for describe of the extension captions, which had the memory that tiny-xl needed.",
+    )
     assert max(peaks) <= TIGHT
     assert pressed.answer().text.startswith(str(1024 * 512))
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from backend.engine.engine import Engine
+from backend.engine.uses import Use
 from backend.events import Planned
 from backend.settings import load_settings
 from extensions.controlnet.tests.test_units import guided
@@ -47,7 +48,7 @@ def test_a_network_never_takes_the_place_of_the_denoiser_that_it_guides(fresh):
     """Of a budget that both exceed, too: what is at work cannot be let go of."""
     info = fresh.catalog.checkpoint("tiny-xl")
     fresh.manager.get(info, "clip_g")
-    with fresh.manager.use() as use:
+    with fresh.manager.using(Use()) as use:
         fresh.manager.denoiser(info, use=use)
         denoiser = fresh.manager.key(info, "denoiser")
         fresh.manager.policy = replace(fresh.manager.policy, budget_bytes=denoiser.bytes + 1)
