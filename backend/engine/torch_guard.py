@@ -25,6 +25,10 @@ SHARED = frozenset(  # by all threads of the process
 )
 
 
+class StateChanged(ExtensionFailed):
+    """An extension has changed torch's global state, which was put back."""
+
+
 @dataclass(eq=False)
 class _Stretch:
     """A time in which a thread runs code that may change the state."""
@@ -46,7 +50,7 @@ class TorchGuard:
         """Put torch's global state back after a hook; a change of it is the extension's fault.
 
         Raises:
-            ExtensionFailed: naming what was changed.
+            StateChanged: naming what was changed.
         """
         before = torch_state()
         changed: list[str] = []
@@ -65,7 +69,7 @@ class TorchGuard:
         Args:
             at_work: the extensions of which something was called; asked only when there is something to say.
         Raises:
-            ExtensionFailed: from what is given, or in place of a fault of Easel's own that such a change has led to.
+            StateChanged: from what is given, or in place of a fault of Easel's own that such a change has led to.
         """
         before = torch_state()
         with self.occupied() as stretch:
@@ -189,8 +193,8 @@ def _certain(changed: Sequence[str], stretch: _Stretch, where: str) -> list[str]
     return list(changed)
 
 
-def _blamed(who: str, changed: Sequence[str], where: str) -> ExtensionFailed:
-    return ExtensionFailed(
+def _blamed(who: str, changed: Sequence[str], where: str) -> StateChanged:
+    return StateChanged(
         f"{who} changed torch's {' and '.join(changed)} {where}; that was put back.",
         "It must leave global state as it was.",
         field="extensions",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from backend.parameters import Parameters, read_parameters
 from backend.plugins import SLOW_IMPORT
 from backend.records.metadata import parameters_text, parse_parameters
 from backend.request import parse_request, request_to_json
+from backend.requirements import SITE
 from backend.testing.bench import Bench
 from backend.testing.engines import ask
 from backend.testing.findings import Finding, held
@@ -36,9 +39,32 @@ def check_import(bench: Bench) -> Iterator[Finding]:
         return
     none = None if extension.hooks else "it implements none; mark its functions with backend.api.hookimpl"
     yield held("hooks", "it implements some", none, ", ".join(extension.hooks))
+    private = ", ".join(sorted(_private_imports(bench.home)))
+    problem = f"it imports {private}, which may change with any version" if private else None
+    yield held("imports", "of Easel only backend.api and webui.api", problem)
     seconds = extension.import_seconds
     slow = f"{seconds:.1f} s" if seconds > SLOW_IMPORT else None
     yield held("engine module", f"imported in less than {SLOW_IMPORT:.0f} s", slow, f"{seconds:.2f} s")
+
+
+def _private_imports(home: Path) -> set[str]:
+    """Modules of Easel that an extension's files import though they are not for it; its tests may."""
+    found: set[str] = set()
+    for file in home.rglob("*.py"):
+        if {SITE, "tests"}.intersection(file.relative_to(home).parts):
+            continue
+        try:
+            tree = ast.parse(file.read_bytes())
+        except SyntaxError:  # a template, or of another Python: no module that was imported
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found |= {each.name for each in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module)
+    public = {"backend.api", "webui.api", f"extensions.{home.name}"}
+    ours = {each for each in found if each.partition(".")[0] in {"backend", "webui", "extensions"}}
+    return {each for each in ours if each not in public and not each.startswith(f"extensions.{home.name}.")}
 
 
 def check_panels(bench: Bench) -> Iterator[Finding]:

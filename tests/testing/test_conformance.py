@@ -69,6 +69,10 @@ BROKEN = {
         "@hookimpl\ndef picture_saved(path):\n    raise OSError('no')\n",
         "none fails",
     ),
+    "something of Easel's own is imported": (
+        "from backend.engine.engine import Engine\n\n@hookimpl\ndef patch_job(job, model):\n    return []\n",
+        "of Easel only backend.api and webui.api",
+    ),
     "values do not read back": (
         (
             "from pydantic import field_validator\n\nclass Half(Parameters):\n"
