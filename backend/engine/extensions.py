@@ -25,6 +25,7 @@ from backend.engine.job_views import Between, OnNote, ViewSources
 from backend.engine.networks import OwnNetworks
 from backend.engine.panel_values import PanelValues
 from backend.engine.patch_guard import guarded
+from backend.engine.sampler_guard import named_sampler, named_schedule
 from backend.engine.torch_guard import TorchGuard
 from backend.engine.uses import Use
 from backend.extending import AdapterChoice, Foresight, JobView, ModelView, PanelSpec, Runner
@@ -72,8 +73,12 @@ class Extensions:
         self._data_dir = settings.data_dir
         self.networks = networks
         self._owners: dict[tuple[str, str], str] = {}
-        self.samplers: Mapping[str, SamplerSpec] = self._registry("register_samplers", SamplerSpec, SAMPLERS)
-        self.schedules: Mapping[str, ScheduleSpec] = self._registry("register_schedules", ScheduleSpec, SCHEDULES)
+        self.samplers: Mapping[str, SamplerSpec] = self._registry(
+            "register_samplers", SamplerSpec, SAMPLERS, named_sampler
+        )
+        self.schedules: Mapping[str, ScheduleSpec] = self._registry(
+            "register_schedules", ScheduleSpec, SCHEDULES, named_schedule
+        )
         self.panels: Mapping[str, PanelSpec] = self._registry("register_panels", PanelSpec, self._sampler_panels())
         self._check_adoptions()
         self.tags: Mapping[str, PromptTagSpec] = self._registry("register_prompt_tags", PromptTagSpec, {})
@@ -312,8 +317,13 @@ class Extensions:
             if spec.parameters is not None
         }
 
-    def _registry(self, hook: str, kind: type, core: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Core and extensions by name; an extension that takes a name which is taken is switched off."""
+    def _registry(
+        self, hook: str, kind: type, core: Mapping[str, Any], named: Callable[[Any, str], Any] | None = None
+    ) -> Mapping[str, Any]:
+        """Core and extensions by name; an extension that takes a name which is taken is switched off.
+
+        ``named`` makes of a spec and its owner the one whose failures name them.
+        """
         whole = dict(core)
         for owner, spec in self.plugins.registered(hook, kind):
             if spec.name in whole:
@@ -323,7 +333,7 @@ class Extensions:
                 whole = {name: value for name, value in whole.items() if self._owner(hook, name) != owner}
                 continue
             if self.plugins.extensions[owner].status == "on":
-                whole[spec.name] = spec
+                whole[spec.name] = named(spec, owner) if named else spec
                 self._owners[hook, spec.name] = owner
         return MappingProxyType(whole)
 

@@ -73,7 +73,8 @@ class PromptCache:
             cfg_rescale=0.0, guidance_start=0.0, guidance_end=1.0,
             skip_layers="", skip_layer_scale=0.0, skip_layer_start=0.0, skip_layer_end=1.0,
             image_cfg_scale=1.0 if request.image_cfg_scale == 1.0 else 2.0, refiner="", refiner_switch=0.0,
-            cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, mask=None, image_format="png",
+            cfg_scale=1.0 if request.cfg_scale == 1.0 else 2.0, init_image=None, denoise=1.0, mask=None, mask_blur=0,
+            image_format="png", extensions={},
         )  # fmt: skip
         files = tuple(manager.key(job.info, part) for part in job.family.text_parts(job.info, request))
         return files, asked, steps, job.words.stamp, text_key(job.adapters)

@@ -260,6 +260,52 @@ def test_global_state_that_a_patch_or_a_sampler_changes_fails_the_job_and_not_th
     assert neighbour_works(engine, "tiny-xl", plain)
 
 
+UNFIT = """
+import torch
+from backend.api import ScheduleSpec, StepState, deterministic, hookimpl
+
+@hookimpl
+def register_samplers():
+    def raises(denoise, x, sigmas, *, on_step):
+        raise RuntimeError("odd")
+    def small(denoise, x, sigmas, *, on_step):
+        return x[:, :1]
+    def hides(denoise, x, sigmas, *, on_step):
+        try:
+            return denoise(x, "no level")
+        except Exception as error:
+            raise KeyboardInterrupt from error
+    return [deterministic(each.__name__, each.__name__, each) for each in (raises, small, hides)]
+
+@hookimpl
+def register_schedules():
+    def broken(prediction, steps):
+        return 1 / 0
+    def short(prediction, steps):
+        return torch.zeros(steps)
+    return [ScheduleSpec("broken", "Broken", broken), ScheduleSpec("short", "Short", short)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sampler": "raises"}, "The extension unfit's sampler raises failed: RuntimeError: odd"),
+        ({"sampler": "small"}, r"sampler small gave a tensor of shape \(1, 1, .* where a latent of shape"),
+        ({"sampler": "hides"}, "sampler hides failed: KeyboardInterrupt"),
+        ({"schedule": "broken"}, "The extension unfit's schedule Broken failed: ZeroDivisionError"),
+        ({"schedule": "short"}, r"schedule Short gave a tensor of shape \(\d+,\) where \d+ levels is needed"),
+    ],
+)
+def test_a_sampler_or_schedule_that_fails_is_named_with_its_extension(
+    make: Callable[..., Engine], plain: bytes, fields: dict[str, str], words: str
+) -> None:
+    engine = make(neighbour=NEIGHBOUR, unfit=UNFIT)
+    with pytest.raises(ExtensionFailed, match=words):
+        engine.generate(ask("tiny-xl", **fields))
+    assert neighbour_works(engine, "tiny-xl", plain)
+
+
 def test_what_makes_the_latent_nan_is_named(make: Callable[..., Engine]) -> None:
     engine = make(between=IN_BETWEEN)
     with pytest.raises(NanDetected, match="switch off what changes the network: between"):

@@ -66,6 +66,14 @@ def test_a_batch_equals_singles(engine, name, checkpoint, acting, neutral):
     assert np.abs(batch[:1] - pictures(engine, with_panel(name, checkpoint, **acting))).max() <= 1
 
 
+@pytest.mark.parametrize("checkpoint", BOTH)
+def test_another_setting_of_a_panel_needs_no_text_encoder_again(engine, checkpoint):
+    pictures(engine, with_panel("pag", checkpoint, scale=2.0))
+    engine.manager.drop_all()
+    pictures(engine, with_panel("pag", checkpoint, scale=3.0))
+    assert {key.part for key in engine.manager.residents} == {"denoiser", "vae"}
+
+
 def test_pag_apg_and_cfg_zero_act_together(engine):
     panels: dict[str, dict[str, object]] = {"pag": {"scale": 4.0}, "apg": {"norm": 0.5}, "cfg_zero": {}}
     whole = pictures(engine, with_panels("tiny-sd3", panels))
