@@ -59,6 +59,7 @@ from backend.diffusion.samplers.spec import (
     intervals,
     stochastic,
 )
+from backend.diffusion.sampling_patch import AroundSampling, SamplingStart
 from backend.diffusion.schedules import ScheduleSpec
 from backend.errors import BadRequest, ModelUnsupported, NotFound, OutOfMemory, UserError, unknown_name
 from backend.extending import (
@@ -109,6 +110,7 @@ __all__ = [
     "AdapterModule",
     "AddBranch",
     "AfterGuidance",
+    "AroundSampling",
     "AttentionBias",
     "AttentionInput",
     "AttentionOutput",
@@ -163,6 +165,7 @@ __all__ = [
     "RunModel",
     "Runner",
     "SamplerSpec",
+    "SamplingStart",
     "ScheduleSpec",
     "ScheduledConditioning",
     "Scope",

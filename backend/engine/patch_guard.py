@@ -15,6 +15,7 @@ from backend.diffusion import patching
 from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.patching import QKV, BlockState, Patch
 from backend.diffusion.residuals import UNetResiduals
+from backend.diffusion.sampling_patch import AroundSampling
 from backend.errors import UserError
 from backend.plugins import ExtensionFailed
 
@@ -38,11 +39,12 @@ _GIVES: Mapping[type[Patch], tuple[type, ...]] = {
     patching.AfterGuidance: (Tensor,),
     patching.ChangeConditioning: (Conditioning,),
     patching.StepMask: (Tensor,),
+    AroundSampling: (Tensor,),
     patching.VaeDecode: (Tensor,),
     patching.VaeEncode: (Tensor,),
 }
 #: Kinds whose result must have the shape of what they change.
-_SHAPED = (patching.AttentionOutput, patching.AfterGuidance)
+_SHAPED = (patching.AttentionOutput, patching.AfterGuidance, AroundSampling)
 
 
 def guarded(patch: P) -> P:

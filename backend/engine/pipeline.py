@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from backend.diffusion.patched import PatchSet
 from backend.diffusion.patching import PatchRefused, StepMask
 from backend.diffusion.relay import Leg, Relay
 from backend.diffusion.samplers.spec import Denoiser, OnStep, StepState
+from backend.diffusion.sampling_patch import AroundSampling, SamplingStart, around_sampling
 from backend.diffusion.schedules import img2img_sigmas, make_schedule
 from backend.engine.job import Job
 from backend.engine.latents import latent_shape
@@ -106,6 +108,7 @@ def _sampled(
         variation_seeds=seeds[1],
         variation_strength=job.request.variation_strength,
     )
+    around = job.patches_for(job).of(AroundSampling)
     with manager.using(job.use()) as use:
         steps = len(sigmas) - 1
         relay = Relay(
@@ -115,11 +118,12 @@ def _sampled(
             ]
         )
         x = start_point(job, start, noise, seeds[0], sigmas)
-        told = {"branches": relay.branches} if job.sampler.reads_branches else {}
+        told: dict[str, Any] = {"branches": relay.branches} if job.sampler.reads_branches else {}
         run = job.sampler.with_parameters(job.values.get(job.sampler.name))
-        counted = relay.counting(on_step)
+        told |= {"prediction": job.prediction, "noise": noise, "on_step": relay.counting(on_step)}
+        begun = SamplingStart(sigmas, noise.initial, start.init_latent, relay)
         with torch.inference_mode():
-            return run(relay, x, sigmas, prediction=job.prediction, noise=noise, on_step=counted, **told)
+            return around_sampling(lambda x: run(relay, x, sigmas, **told), around, begun)(x)
 
 
 def _denoiser(

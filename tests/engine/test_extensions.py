@@ -269,6 +269,9 @@ def patch_job(job, model):
         "model": lambda: ModelCall(wrap=lambda x, call, run: run(x) * 0.9),
         "model cond": lambda: ModelCall(wrap=lambda x, call, run: run(x) * 0.9, scope=Scope(branches=("cond",))),
         "prompt": lambda: ChangeConditioning(change=lambda c, branch: model.encode("another prompt")),
+        "around": lambda: AroundSampling(wrap=lambda x, start, run: run(x * 0.9)),
+        "after sampling": lambda: AroundSampling(wrap=lambda x, start, run: run(x) * 0.5),
+        "nothing around": lambda: AroundSampling(wrap=lambda x, start, run: run(x)),
         "decode": lambda: VaeDecode(wrap=lambda raw, run: -run(raw)),
         "encode": lambda: VaeEncode(wrap=lambda pixels, run: run(-pixels)),
         "mask": lambda: StepMask(mask=lambda mask, step, steps: mask * 0),
@@ -291,9 +294,10 @@ def patched(make, engine, checkpoint, which: str, **fields: object):
     return np.asarray(plain, dtype=np.int16), np.asarray(changed, dtype=np.int16)
 
 
-@pytest.mark.parametrize(
-    "which", ["before", "after", "model", "model cond", "prompt", "decode", "block", "uncond", "combine"]
-)
+@pytest.mark.parametrize("which", [
+    "before", "after", "model", "model cond", "prompt", "decode", "block", "uncond", "combine", "around",
+    "after sampling",
+])  # fmt: skip
 def test_every_patch_of_the_loop_acts_on_both_families(make, engine, checkpoint, which) -> None:
     plain, changed = patched(make, engine, checkpoint, which)
     assert (plain != changed).any()
@@ -305,8 +309,9 @@ def test_combining_as_cond_alone_is_cfg_1(make, engine, checkpoint) -> None:
     assert np.abs(changed - alone).max() <= 1
 
 
-def test_a_patch_whose_window_never_comes_changes_nothing(make, engine, checkpoint) -> None:
-    plain, changed = patched(make, engine, checkpoint, "late")
+@pytest.mark.parametrize("which", ["late", "nothing around"])
+def test_a_patch_that_does_nothing_changes_nothing(make, engine, checkpoint, which) -> None:
+    plain, changed = patched(make, engine, checkpoint, which)
     assert np.array_equal(plain, changed)
 
 

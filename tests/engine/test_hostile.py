@@ -148,6 +148,7 @@ def test_a_hook_that_does_wrong_harms_nobody_else(make: Callable[..., Engine], p
 LOOP = ("raises", "exits", "interrupts", "gives nothing", "gives another shape", "gives complex numbers")
 PATCHES = (
     "AfterGuidance", "BeforeGuidance", "BlockOutput", "AttentionOutput", "ModelCall", "ChangeConditioning", "VaeDecode",
+    "AroundSampling",
 )  # fmt: skip
 IN_THE_LOOP = """
 class Which(Parameters):
@@ -185,6 +186,7 @@ PATCHES = {
     "ModelCall": lambda wrong: ModelCall(wrap=wrong),
     "ChangeConditioning": lambda wrong: ChangeConditioning(change=wrong),
     "VaeDecode": lambda wrong: VaeDecode(wrap=wrong),
+    "AroundSampling": lambda wrong: AroundSampling(wrap=wrong),
 }
 """
 
@@ -192,7 +194,7 @@ PATCHES = {
 def test_a_patch_that_does_wrong_in_the_loop_names_its_extension(make: Callable[..., Engine], plain: bytes) -> None:
     engine = make(neighbour=NEIGHBOUR, loop=IN_THE_LOOP)
     for patch in PATCHES:
-        for fault in LOOP if patch in ("AfterGuidance", "AttentionOutput") else LOOP[:4]:
+        for fault in LOOP if patch in ("AfterGuidance", "AttentionOutput", "AroundSampling") else LOOP[:4]:
             values = {"version": 1, "values": {"patch": patch, "fault": fault}}
             with pytest.raises(ExtensionFailed, match=f"The extension loop failed while sampling: its {patch}"):
                 engine.generate(ask("tiny-xl", extensions={"loop": values}))

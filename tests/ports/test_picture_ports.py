@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from backend.diffusion.sampling_patch import SamplingStart
 from backend.errors import BadRequest, Cancelled
 from backend.events import Note, Step
-from tests.engine.conftest import ask
+from tests.engine.conftest import ask, picture_bytes
 from tests.ports.conftest import pixels
+from tests.ports.tiled_diffusion.hooks import inverted
 
 
 def test_one_tile_is_the_plain_picture_and_many_cover_it(ported, checkpoint):
@@ -37,6 +40,36 @@ def test_the_network_never_sees_more_than_a_tile(ported, checkpoint):
     handle.remove()
     assert set(seen) == {(8, 8)}
     assert len(seen) == 2 * 2 * 3  # steps, rows, columns
+
+
+def test_a_picture_whose_noise_is_its_own_does_not_depend_on_the_seed(ported, checkpoint):
+    here = ported("tiled_diffusion")
+    asked = {"init_image": here.inputs.store(picture_bytes()).sha256, "sampler": "euler", "denoise": 0.5}
+
+    def made(inversion: float, seed: int) -> np.ndarray:
+        return pixels(here, checkpoint, seed=seed, panel=("tiles", {"inversion": inversion}), **asked)
+
+    assert np.array_equal(made(1.0, 1), made(1.0, 2))
+    assert (made(0.5, 1) != made(0.5, 2)).any()
+    assert np.array_equal(made(0.0, 1), pixels(here, checkpoint, seed=1, **asked))
+    with pytest.raises(BadRequest, match="needs a picture to start from"):
+        pixels(here, checkpoint, panel=("tiles", {"inversion": 1.0}))
+
+
+@pytest.mark.parametrize("steps", [20, 40])
+def test_sampling_comes_back_from_the_inverted_noise_to_first_order(steps):
+    spread, init = 0.7, torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sigmas = torch.linspace(2.0, 0.0, steps + 1, dtype=torch.float64)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:  # exact for normal data of that spread
+        return x * spread**2 / (spread**2 + sigma**2)
+
+    x = inverted(SamplingStart(sigmas, torch.zeros_like(init), init, denoise))
+    exact = init * (1 + (2.0 / spread) ** 2) ** 0.5
+    assert (x - exact).abs().max() < 2.0 / steps * exact.abs().max()
+    for sigma, following in pairwise(sigmas):
+        x = x + (x - denoise(x, sigma)) / sigma * (following - sigma)
+    assert (x - init).abs().max() < 2.2 / steps * init.abs().max()
 
 
 def test_details_are_painted_anew_and_the_rest_stays_to_the_bit(ported, checkpoint):

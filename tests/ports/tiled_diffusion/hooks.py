@@ -1,16 +1,21 @@
-"""Tiled Diffusion's core: the network sees overlapping tiles, whose outputs are averaged; so does the decoder.
+"""Tiled Diffusion's core: the network sees overlapping tiles, whose outputs are averaged; so does the decoder. And its
+noise inversion: img2img begins from the noise that leads to the picture, instead of any.
 
-Source: Bar-Tal et al. 2023, arXiv:2302.08113, equation 5 with equal weights.
+Source: Bar-Tal et al. 2023, arXiv:2302.08113, equation 5 with equal weights; Song et al. 2021, arXiv:2010.02502,
+section 4.3 for the inversion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from backend.api import (
+    AroundSampling,
+    BadRequest,
     Call,
     JobView,
     ModelCall,
@@ -19,9 +24,11 @@ from backend.api import (
     Parameters,
     Patch,
     RunModel,
+    SamplingStart,
     VaeDecode,
     flag,
     hookimpl,
+    number,
     whole,
 )
 
@@ -38,6 +45,9 @@ class Tiles(Parameters):
         label="Each tile a picture",
         help="SD3.5: else its positions are those in the whole, as far as it was trained.",
     )
+    inversion: float = number(
+        0.0, low=0.0, high=1.0, label="Noise inversion", help="img2img: how much of the noise is the picture's own."
+    )
 
 
 @hookimpl
@@ -48,11 +58,18 @@ def register_panels() -> list[PanelSpec]:
 
 @hookimpl
 def patch_job(job: JobView, model: ModelView) -> list[Patch]:
-    """Around the network and around the decoder; none where the picture is one tile."""
+    """Around the sampling, the network and the decoder; the last two not where the picture is one tile."""
     values = job.values["tiles"]
     height, width = model.latent[1:]
-    if not isinstance(values, Tiles) or max(height, width) <= values.side:
+    if not isinstance(values, Tiles):
         return []
+
+    def invert(x: Tensor, start: SamplingStart, run: Callable[[Tensor], Tensor]) -> Tensor:
+        return run(torch.lerp(x, inverted(start), values.inversion))
+
+    around: list[Patch] = [AroundSampling(wrap=invert, label="inversion")] if values.inversion else []
+    if max(height, width) <= values.side:
+        return around
     grid = max(place.scale for place in model.places)  # tiles begin where the coarsest features do
 
     def network(x: Tensor, _call: Call, run: RunModel) -> Tensor:
@@ -64,7 +81,24 @@ def patch_job(job: JobView, model: ModelView) -> list[Patch]:
     def decoder(raw: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         return _averaged(raw, lambda part, _top, _left: run(part), values, 1, CELL)
 
-    return [ModelCall(wrap=network, makes_tiles=True, label="tiles"), VaeDecode(wrap=decoder, label="tiles")]
+    tiles = [ModelCall(wrap=network, makes_tiles=True, label="tiles"), VaeDecode(wrap=decoder, label="tiles")]
+    return [*around, *tiles]
+
+
+def inverted(start: SamplingStart) -> Tensor:
+    """The ``x`` from which the sampling would come back to the picture: its steps the other way round, by Euler.
+
+    The slope at the picture itself, where no noise is left, is taken at the lowest level that has some.
+    """
+    if start.init is None:
+        raise BadRequest("Noise inversion needs a picture to start from.", "Use it in img2img.", field="extensions")
+    levels = start.sigmas.flip(0).to(start.noise)
+    lowest = levels[levels > 0][0]
+    x = start.init.expand_as(start.noise)
+    for sigma, following in pairwise(levels):
+        level = torch.maximum(sigma, lowest)
+        x = x + (x - start.denoise(x, level)) / level * (following - sigma)
+    return x
 
 
 def _averaged(x: Tensor, run: Callable[[Tensor, int, int], Tensor], tiles: Tiles, grid: int, scale: int = 1) -> Tensor:
