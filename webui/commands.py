@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from backend.errors import BadRequest, DiskFull
-from backend.formats.presets import PRESETS, find_preset
+from backend.formats.presets import PRESETS, check_preset, find_preset
 from backend.request import parse_request
 from backend.settings import Settings
 from webui.cli_bench import bench
@@ -91,7 +91,7 @@ def generate(context: click.Context, prompt: str, output: Path | None, preset: s
     request = parse_request({"prompt": prompt, **with_pictures(fields, settings)})
     cancel = threading.Event()
     with _stopping(cancel):
-        paths = _generate(settings, request, output, cancel)
+        paths = _generate(settings, request, output, cancel, preset)
     for path in paths:
         click.echo(path)
     if cancel.is_set():
@@ -127,7 +127,7 @@ def chosen_fields(preset: str | None, given: Mapping[str, Any]) -> dict[str, Any
 
 
 def _generate(
-    settings: Settings, request: GenerationRequest, output: Path | None, cancel: threading.Event
+    settings: Settings, request: GenerationRequest, output: Path | None, cancel: threading.Event, preset: str | None
 ) -> Sequence[Path]:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     logging.basicConfig(level=logging.WARNING, format="easel: %(message)s")
@@ -136,6 +136,8 @@ def _generate(
     from backend.records.panels import panels_of, with_texts
 
     engine = Engine(settings)
+    if preset is not None:
+        check_preset(find_preset(preset), engine.catalog.checkpoint(request.checkpoint).family)
     with _progress() as on_event, _place(settings, output) as folder:
         outputs = Outputs(folder, quality=settings.jpeg_quality)
         request = with_texts(request, panels_of(engine.registry))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from backend.errors import BadRequest, unknown_name
 from backend.extending import PanelSpec
 from backend.parameters import Parameters, read_parameters
+from backend.records.panels import PANEL_MISSING
 from backend.request import GenerationRequest
 
 _Read = Mapping[str, tuple[Parameters, bool]]  # by panel; whether it holds something that can be changed
@@ -52,8 +53,7 @@ class PanelValues:
         for name, stored in request.extensions.items():
             panel = self._panels.get(name)
             if panel is None:
-                hint = "Install or switch on its extension, or take its values out of the request."
-                raise BadRequest(unknown_name("Panel", name, self._panels), hint, field="extensions")
+                raise BadRequest(unknown_name("Panel", name, self._panels), PANEL_MISSING, field="extensions")
             found[name] = read_parameters(panel.parameters, panel.label, stored)
         return list(found.items())
 

@@ -80,6 +80,21 @@ def find_preset(name: str) -> Preset:
     raise BadRequest(unknown_name("Preset", name, [preset.name for preset in PRESETS]))
 
 
+def check_preset(preset: Preset, family: Family) -> None:
+    """Refuse a preset for models that do not exist of the family.
+
+    Raises:
+        BadRequest: naming those for it.
+    """
+    if family not in preset.families:
+        fitting = ", ".join(row.name for row in PRESETS if family in row.families)
+        raise BadRequest(
+            f"The preset {preset.name} is for models of the family {' or '.join(preset.families)}; the checkpoint is "
+            f"of the family {family}.",
+            f"For that there is: {fitting}." if fitting else "Leave the preset out.",
+        )
+
+
 def told_preset(family: Family, metadata: Mapping[str, str]) -> Preset | None:
     """The preset that a file's title calls for; longer texts of the metadata speak of too much."""
     title = " ".join(metadata.get(field, "")[:200].lower() for field in _TITLES)

@@ -29,6 +29,12 @@ def panels_of(registry: Registry) -> Mapping[str, Mapping[str, Any]]:
     return {panel["name"]: panel for panel in registry.get("panels", ())}
 
 
+PANEL_MISSING = (
+    "Install its extension, approve it or switch it on (easel extension list says what waits), or take its values out "
+    "of the request."
+)
+
+
 def check_panels(request: GenerationRequest, family: str, registry: Registry) -> None:
     """Refuse values that a panel does not take; values of an older version are left to the engine, which migrates them.
 
@@ -40,8 +46,7 @@ def check_panels(request: GenerationRequest, family: str, registry: Registry) ->
     for name, stored in request.extensions.items():
         panel = panels.get(name)
         if panel is None:
-            hint = "Install or switch on its extension, or take its values out of the request."
-            raise BadRequest(unknown_name("Panel", name, panels), hint, field="extensions")
+            raise BadRequest(unknown_name("Panel", name, panels), PANEL_MISSING, field="extensions")
         if panel["families"] and family not in panel["families"]:
             raise ModelUnsupported(
                 f"{panel['label']} does not work with checkpoints of the family {family}.",

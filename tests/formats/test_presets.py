@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.errors import BadRequest
-from backend.formats.presets import PRESETS, find_preset
+from backend.formats.presets import PRESETS, check_preset, find_preset
 from backend.records.registry import core_registry
 from backend.request import parse_request
 from tests.formats.files import published
@@ -56,3 +56,11 @@ def test_what_the_file_states_itself_counts_more_than_its_title(detected):
     assert detected(published("sdxl_base"), metadata).defaults.steps == 6
     turbo = detected(published("sd35_large"), {"modelspec.title": "Stable Diffusion 3.5 Large Turbo"})
     assert (turbo.defaults.steps, turbo.defaults.shift, turbo.defaults.schedule) == (4, 3.0, "normal")
+
+
+def test_a_preset_for_another_family_is_refused_and_those_that_fit_are_named():
+    check_preset(find_preset("sd35-turbo"), "sd3")
+    with pytest.raises(BadRequest, match=r"sd35-turbo is for models of the family sd3; .* family sdxl.*lightning-8"):
+        check_preset(find_preset("sd35-turbo"), "sdxl")
+    with pytest.raises(BadRequest, match=r"the checkpoint is of the family sd3.*sd35-turbo"):
+        check_preset(find_preset("lcm-8"), "sd3")
