@@ -1,6 +1,6 @@
 """``python -m tests``: get a browser if there is none, then lint, types, layers, and every test.
 
-Further arguments go to pytest. The last lines are pytest's summary.
+Further arguments go to pytest (``-n 0``: all in one process). The last lines are pytest's summary.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ STATIC_CHECKS = (
     ("lint-imports",),
     ("pyright",),
 )
+#: One process a core, each with one thread for torch. A file's tests stay together, since they share what they have
+#: started, and the files in the order of ``tests/conftest.py``.
+WORKERS = ("-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 def has_browser() -> bool:
@@ -57,7 +60,11 @@ def main() -> int:
         code = subprocess.run([tools / check[0], *check[1:]], check=False).returncode
         if code:
             return code
-    return subprocess.run([sys.executable, "-m", "pytest", *sys.argv[1:]], check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *WORKERS, *sys.argv[1:]],
+        check=False,
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def _wire_tab(tab: GenerationTab, studio: Studio, bar: QuickBar, hidden: dict[st
         None,
         list(tab.fields.values()),
         js=f"(...values) => easel.remember({own}, {json.dumps(list(tab.fields))}, values)",
+        trigger_mode="multiple",  # costs nothing, and none may be lost while another is on its way
     )
 
 
@@ -158,4 +159,5 @@ def _wire_bridge(bridge: Bridge, bar: QuickBar) -> None:
         None,
         shared,
         js=f"(...values) => easel.remember('shared', {json.dumps(list(bar.fields))}, values)",
+        trigger_mode="multiple",  # costs nothing, and none may be lost while another is on its way
     )

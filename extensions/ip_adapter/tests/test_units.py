@@ -191,6 +191,7 @@ def test_the_plan_counts_the_adapter_and_its_encoder_before_they_are_loaded(engi
         engine.generate(request, events.append)
         return next(event.plan for event in events if isinstance(event, Planned))
 
+    planned(prompted("tiny-xl", "xl", picture, weight=0.0, **own))  # has the prompt encoded
     without = planned(prompted("tiny-xl", "xl", picture, weight=0.0, **own))
     first = planned(prompted("tiny-xl", "xl", picture, **own))
     networks = {key for key in engine.manager.residents if key.part == "network"}
