@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 from tests.browser.waiting import until
 from tests.formats.files import published, write_sparse
@@ -155,9 +155,20 @@ class Studio:
         return self.page.locator(f"#{element_id}").locator("textarea, input[type=number], input").first.input_value()
 
     def number(self, element_id: str, value: float) -> None:
-        box = self.page.locator(f"#{element_id} input[type=number]")
-        box.fill(str(value))
-        box.blur()
+        """Type a number, again if it has gone: gradio draws a tab when it is first opened, and may lay the value that
+        it had over what is typed in that moment."""
+        box, (tab, _, field) = self.page.locator(f"#{element_id} input[type=number]"), element_id.partition("_")
+        taken = "([tab, field, value]) => easel.form.tabs[tab] && easel.form.tabs[tab][field] === value"
+        for patience in (3_000, None):
+            box.fill(str(value))
+            box.blur()
+            try:
+                self.until(taken, [tab, field, value], timeout=patience)
+            except TimeoutError:
+                if patience is None or float(box.input_value()) == value:
+                    raise
+            else:
+                return
 
     def prompt(self, tab: str, words: str) -> None:
         self.page.locator(f"#{tab}_prompt textarea").fill(words)
