@@ -26,8 +26,15 @@ def named_sampler(spec: SamplerSpec, owner: str) -> SamplerSpec:
 
     def run(denoise: Callable[..., Any], x: Tensor, sigmas: Tensor, *, on_step: Callable[..., Any], **told: Any) -> Any:
         others = _Noted()
+        ask = others.of(denoise)
+
+        def asked(at: Tensor, sigma: Tensor) -> Tensor:
+            if not isinstance(at, Tensor) or at.shape != x.shape:
+                raise _wrong(owner, what, at, f"a latent of shape {tuple(x.shape)}")
+            return ask(at, sigma)
+
         try:
-            made = spec.run(others.of(denoise), x, sigmas, on_step=others.of(on_step), **told)
+            made = spec.run(asked, x, sigmas, on_step=others.of(on_step), **told)
         except BaseException as error:
             if others.failed_with(error):
                 raise

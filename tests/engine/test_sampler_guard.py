@@ -15,8 +15,8 @@ def one_call(denoise, x: Tensor, sigmas: Tensor, *, on_step) -> Tensor:
     return denoise(x, sigmas[0])
 
 
-def run(denoise) -> Tensor:
-    spec = named_sampler(deterministic("one", "One", one_call), "somebody")
+def run(denoise, sampler=one_call) -> Tensor:
+    spec = named_sampler(deterministic("one", "One", sampler), "somebody")
     x = torch.zeros(1, 4, 8, 8)
     return spec.run(denoise, x, torch.tensor([1.0, 0.0]), prediction=None, noise=None, on_step=lambda _: None)
 
@@ -32,6 +32,14 @@ def test_what_fails_within_the_denoiser_stays_what_it_is() -> None:
 def test_a_sampler_that_gives_another_shape_is_named() -> None:
     with pytest.raises(ExtensionFailed, match=r"somebody's sampler One gave a tensor of shape \(1, 4\)"):
         run(lambda x, _: x[:, :, 0, 0])
+
+
+def test_a_sampler_that_asks_about_something_else_is_named() -> None:
+    def asks_oddly(denoise, x: Tensor, sigmas: Tensor, *, on_step) -> Tensor:
+        return denoise(x[:, :3], sigmas[0])
+
+    with pytest.raises(ExtensionFailed, match=r"sampler One gave a tensor of shape \(1, 3, 8, 8\) where a latent"):
+        run(lambda x, _: x, asks_oddly)
 
 
 def test_a_sampler_that_works_gives_what_it_made() -> None:
