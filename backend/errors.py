@@ -121,3 +121,12 @@ def near_name(name: str, known: Iterable[str]) -> str:
     folded = {each.casefold(): each for each in sorted(known)}
     close = difflib.get_close_matches(name[:200].casefold(), folded, n=1, cutoff=0.5)
     return f" Did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: in Python, on an accelerator, or on the CPU, where torch has a plain RuntimeError for it.
+
+    torch's own class goes by its name: processes without torch import this module, too.
+    """
+    is_torchs = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or is_torchs or "DefaultCPUAllocator" in str(error)

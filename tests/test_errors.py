@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from backend import errors
-from backend.errors import UserError, unknown_name
+from backend.errors import OutOfMemory, UserError, is_out_of_memory, unknown_name
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UserError)]
 
@@ -37,3 +38,17 @@ def test_a_long_name_and_a_long_list_stay_short():
     text = unknown_name("Field", "x" * 100_000, [f"name{i}" for i in range(10_000)])
     assert len(text) < 600
     assert "..." in text
+
+
+@pytest.mark.parametrize(
+    ("error", "ran_out"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (OutOfMemory("Told already."), False),
+    ],
+)
+def test_a_lack_of_memory_is_known_whoever_tells_it(error: BaseException, ran_out: bool) -> None:
+    assert is_out_of_memory(error) is ran_out

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import OutOfMemoryError, Tensor, nn
+from torch import Tensor, nn
 
 from backend.checkpoints.network_files import NetworkFile
-from backend.errors import BadRequest, UserError
+from backend.errors import BadRequest, UserError, is_out_of_memory
 from backend.parameters import Parameters, read_parameters
 from backend.plugins import ExtensionFailed
 
@@ -128,10 +128,8 @@ class PreprocessorSpec:
         try:
             with self.lend(self.weights(parameters)) as networks:
                 return self.run(picture.clone(), parameters, None if mask is None else mask.clone(), *networks)
-        except (UserError, MemoryError, OutOfMemoryError):
-            raise
         except Exception as error:
-            if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
+            if isinstance(error, UserError) or is_out_of_memory(error):
                 raise
             raise ExtensionFailed(
                 f"The preprocessor {self.label} failed: {type(error).__name__}: {str(error)[:200]}.",

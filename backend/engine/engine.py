@@ -26,7 +26,7 @@ from backend.engine.preview import Previews
 from backend.engine.prompting import PromptCache
 from backend.engine.result import VERSION, GenerationResult, Picture
 from backend.engine.run import Run
-from backend.errors import OutOfMemory
+from backend.errors import OutOfMemory, is_out_of_memory
 from backend.events import JobEvent, Residents
 from backend.formats.configs import CheckpointInfo
 from backend.records.catalog import Catalog
@@ -106,10 +106,8 @@ class Engine:
         run = Run(self, on_event or (lambda _event: None), cancel or threading.Event(), outputs, job)
         try:
             return run.whole(request)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(run.request or request) from error
-        except RuntimeError as error:
-            if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise self._out_of_memory(run.request or request) from error
             raise
 

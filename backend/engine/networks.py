@@ -19,7 +19,7 @@ from backend.engine.device import dtype_name
 from backend.engine.models import ModelManager
 from backend.engine.parts import PartKey
 from backend.engine.uses import Use, no_room
-from backend.errors import NotFound, UserError, unknown_name
+from backend.errors import NotFound, UserError, is_out_of_memory, unknown_name
 from backend.formats.header import Header
 from backend.formats.reader import read_header
 from backend.formats.storage import QUANTISED
@@ -127,10 +127,8 @@ class OwnNetworks:
             with torch.random.fork_rng(devices=()):  # modules draw their first weights from the global generator
                 network = asked.build(tensors)
             return network.to(dtype=asked.dtype or self._manager.policy.dtype).eval().requires_grad_(False)
-        except (UserError, KeyboardInterrupt, MemoryError, torch.OutOfMemoryError):
-            raise
         except BaseException as error:
-            if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
+            if isinstance(error, UserError | KeyboardInterrupt) or is_out_of_memory(error):
                 raise
             log.exception("%s could not be built of %s", _name_of(asked.build), asked.file)
             raise ExtensionFailed(

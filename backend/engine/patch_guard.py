@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from backend.diffusion import patching
@@ -16,7 +15,7 @@ from backend.diffusion.conditioning import Conditioning
 from backend.diffusion.patching import QKV, BlockState, Patch
 from backend.diffusion.residuals import UNetResiduals
 from backend.diffusion.sampling_patch import AroundSampling
-from backend.errors import UserError
+from backend.errors import UserError, is_out_of_memory
 from backend.plugins import ExtensionFailed
 
 log = logging.getLogger(__name__)
@@ -63,10 +62,8 @@ def _named(patch: Patch, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         try:
             given = function(*arguments)
-        except (UserError, MemoryError, torch.OutOfMemoryError):
-            raise
         except BaseException as error:
-            if "DefaultCPUAllocator" in str(error):  # a plain RuntimeError is all that a CPU gives
+            if isinstance(error, UserError) or is_out_of_memory(error):
                 raise
             log.error("%s failed\n%s", patch.name, traceback.format_exc())
             raise _failed(patch, f"failed: {type(error).__name__}: {str(error)[:200]}") from error

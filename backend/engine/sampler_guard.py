@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.samplers.spec import SamplerSpec
 from backend.diffusion.schedules import ScheduleSpec
-from backend.errors import UserError
+from backend.errors import UserError, is_out_of_memory
 from backend.plugins import ExtensionFailed
 
 log = logging.getLogger(__name__)
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 
 def named_sampler(spec: SamplerSpec, owner: str) -> SamplerSpec:
     """The sampler, whose own failures are ``ExtensionFailed``; what fails in ``denoise`` or ``on_step`` is not its."""
-    what = f"sampler {spec.label}"
 
     def run(denoise: Callable[..., Any], x: Tensor, sigmas: Tensor, *, on_step: Callable[..., Any], **told: Any) -> Any:
         others = _Noted()
@@ -30,7 +28,7 @@ def named_sampler(spec: SamplerSpec, owner: str) -> SamplerSpec:
 
         def asked(at: Tensor, sigma: Tensor) -> Tensor:
             if not isinstance(at, Tensor) or at.shape != x.shape:
-                raise _wrong(owner, what, at, f"a latent of shape {tuple(x.shape)}")
+                raise _wrong(owner, "sampler", spec.label, at, f"a latent of shape {tuple(x.shape)}")
             return ask(at, sigma)
 
         try:
@@ -38,9 +36,9 @@ def named_sampler(spec: SamplerSpec, owner: str) -> SamplerSpec:
         except BaseException as error:
             if others.failed_with(error):
                 raise
-            raise _failed(owner, what, error) from error
+            raise _failed(owner, "sampler", spec.label, error) from error
         if not isinstance(made, Tensor) or made.shape != x.shape:
-            raise _wrong(owner, what, made, f"a latent of shape {tuple(x.shape)}")
+            raise _wrong(owner, "sampler", spec.label, made, f"a latent of shape {tuple(x.shape)}")
         return made
 
     return replace(spec, run=run)
@@ -48,7 +46,6 @@ def named_sampler(spec: SamplerSpec, owner: str) -> SamplerSpec:
 
 def named_schedule(spec: ScheduleSpec, owner: str) -> ScheduleSpec:
     """The schedule, whose failures are ``ExtensionFailed``."""
-    what = f"schedule {spec.label}"
 
     def make(prediction: Prediction, steps: int) -> Any:
         try:
@@ -56,9 +53,9 @@ def named_schedule(spec: ScheduleSpec, owner: str) -> ScheduleSpec:
         except BaseException as error:
             if _is_told_already(error):
                 raise
-            raise _failed(owner, what, error) from error
+            raise _failed(owner, "schedule", spec.label, error) from error
         if not isinstance(sigmas, Tensor) or sigmas.shape != (steps + 1,):
-            raise _wrong(owner, what, sigmas, f"{steps + 1} levels")
+            raise _wrong(owner, "schedule", spec.label, sigmas, f"{steps + 1} levels")
         return sigmas
 
     return replace(spec, make=make)
@@ -85,23 +82,22 @@ class _Noted:
 
 
 def _is_told_already(error: BaseException) -> bool:
-    """What says itself whose it is, and a lack of memory, which is nobody's; of a CPU that is a plain RuntimeError."""
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-    return is_memory or isinstance(error, UserError)
+    """What says itself whose it is, and a lack of memory, which is nobody's."""
+    return isinstance(error, UserError) or is_out_of_memory(error)
 
 
-def _failed(owner: str, what: str, error: BaseException) -> ExtensionFailed:
-    log.error("the %s of %s failed\n%s", what, owner, traceback.format_exc())
+def _failed(owner: str, kind: str, label: str, error: BaseException) -> ExtensionFailed:
+    log.error("the %s %s of %s failed\n%s", kind, label, owner, traceback.format_exc())
     words = f"failed: {type(error).__name__}: {str(error)[:200]}"
     return ExtensionFailed(
-        f"The extension {owner}'s {what} {words}.", "Take another for this picture; the log has the details.",
-        field=what.split(maxsplit=1)[0],
+        f"The extension {owner}'s {kind} {label} {words}.", "Take another for this picture; the log has the details.",
+        field=kind,
     )  # fmt: skip
 
 
-def _wrong(owner: str, what: str, given: Any, wanted: str) -> ExtensionFailed:
+def _wrong(owner: str, kind: str, label: str, given: Any, wanted: str) -> ExtensionFailed:
     shown = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
     return ExtensionFailed(
-        f"The extension {owner}'s {what} gave {shown} where {wanted} is needed.", "Take another for this picture.",
-        field=what.split(maxsplit=1)[0],
+        f"The extension {owner}'s {kind} {label} gave {shown} where {wanted} is needed.",
+        "Take another for this picture.", field=kind,
     )  # fmt: skip
