@@ -184,3 +184,18 @@ def read_parameters(kind: type[Parameters], owner: str, stored: Mapping[str, Any
         raise BadRequest(
             f"{owner}: {label} ({name}) is {shown}, which cannot be used.", f"{first['msg']}.", field="extensions"
         ) from None
+
+
+def check_window(label: str, start: float, end: float) -> None:
+    """Refuse a window of the steps that holds none, as fields *From* and *To* may set it.
+
+    Args:
+        label: of the panel.
+        start, end: shares of the steps.
+    Raises:
+        BadRequest: naming the panel.
+    """
+    if start >= end:
+        raise BadRequest(
+            f"{label}: From ({start:g}) must lie before To ({end:g}).", "Set To higher.", field="extensions"
+        )

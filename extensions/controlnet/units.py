@@ -19,6 +19,7 @@ from backend.api import (
     Residuals,
     Scope,
     UNetResiduals,
+    check_window,
 )
 from extensions.controlnet.hints import hint_of, region_of
 from extensions.controlnet.parameters import UnitParameters
@@ -37,10 +38,7 @@ def unit_patches(unit: UnitParameters, label: str, job: JobView, model: ModelVie
     if model.info.family not in FAMILIES:
         job.note(f"{label} guides the checkpoint, not the refiner.")
         return []
-    if unit.start >= unit.end:
-        raise BadRequest(
-            f"{label}: From ({unit.start:g}) must lie before To ({unit.end:g}).", "Set To higher.", field="extensions"
-        )
+    check_window(label, unit.start, unit.end)
     if not unit.network:
         raise BadRequest(
             f"{label} has no network.", "Choose a file of models/controlnet, or switch it off.", field="extensions"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from backend.api import BadRequest, ModelView, Outputs
+from backend.api import ModelView, Outputs
 
 
 def named_blocks(text: str, model: ModelView) -> tuple[str, ...]:
@@ -28,15 +28,3 @@ def away_from(branch: str, scale: float) -> Callable[[Tensor, Outputs], Tensor]:
         return guided + scale * (outputs.denoised["cond"] - outputs.denoised[branch])
 
     return change
-
-
-def check_window(label: str, start: float, end: float) -> None:
-    """Refuse a window of the steps that holds none.
-
-    Raises:
-        BadRequest: naming the panel.
-    """
-    if start >= end:
-        raise BadRequest(
-            f"{label}: From ({start:g}) must lie before To ({end:g}).", "Set To higher.", field="extensions"
-        )

@@ -13,8 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backend.api import BlockInput, BlockState, Call, ModelView, Parameters, Patch, PatchRefused, Place, Scope, number
-from extensions.guidance.blocks import check_window
+from backend.api import (
+    BlockInput,
+    BlockState,
+    Call,
+    ModelView,
+    Parameters,
+    Patch,
+    PatchRefused,
+    Place,
+    Scope,
+    check_window,
+    number,
+)
 
 RADIUS = 1  # of the frequencies that are scaled, as in the paper
 

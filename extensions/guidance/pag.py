@@ -21,10 +21,11 @@ from backend.api import (
     Patch,
     Place,
     Scope,
+    check_window,
     number,
     text,
 )
-from extensions.guidance.blocks import away_from, check_window, named_blocks
+from extensions.guidance.blocks import away_from, named_blocks
 
 BRANCH = "perturbed"
 

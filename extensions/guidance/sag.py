@@ -22,11 +22,12 @@ from backend.api import (
     Patch,
     Place,
     Scope,
+    check_window,
     number,
     text,
     token_grid,
 )
-from extensions.guidance.blocks import check_window, named_blocks
+from extensions.guidance.blocks import named_blocks
 
 BLUR_CELLS = 9  # width of the kernel
 

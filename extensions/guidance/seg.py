@@ -20,11 +20,12 @@ from backend.api import (
     Patch,
     Place,
     Scope,
+    check_window,
     number,
     text,
     token_grid,
 )
-from extensions.guidance.blocks import away_from, check_window, named_blocks
+from extensions.guidance.blocks import away_from, named_blocks
 
 BRANCH = "smoothed"
 UNIFORM = 100.0  # from this width on every query becomes the mean

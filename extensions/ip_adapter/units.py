@@ -21,6 +21,7 @@ from backend.api import (
     Patch,
     Place,
     Scope,
+    check_window,
 )
 from extensions.ip_adapter.adapter import Adapter, AdapterInfo, JointLayer, UNetLayer, build_adapter, read_adapter
 from extensions.ip_adapter.attention import CrossImages, HeadWeights, JointImages
@@ -44,10 +45,7 @@ def unit_patches(unit: UnitParameters, label: str, job: JobView, model: ModelVie
     if model.info.family not in FAMILIES:
         job.note(f"{label} acts on the checkpoint, not on the refiner.")
         return []
-    if unit.start >= unit.end:
-        raise BadRequest(
-            f"{label}: From ({unit.start:g}) must lie before To ({unit.end:g}).", "Set To higher.", field="extensions"
-        )
+    check_window(label, unit.start, unit.end)
     info = adapter_of(unit, label, model)
     blocks = blocks_of(unit.weight_type, model)
     region = region_of(unit, job, model.start)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from backend.api import BadRequest, JobView, ModelView, PanelSpec, Patch, Runner, hookimpl
+from backend.api import JobView, ModelView, PanelSpec, Patch, Runner, check_window, hookimpl
 from extensions.step_cache.cut import cut_network
 from extensions.step_cache.measure import PANEL, Capture, compared, exact_run
 from extensions.step_cache.reuse import DeepFeatures, StepCacheParameters
@@ -32,9 +32,7 @@ def patch_job(job: JobView, model: ModelView) -> Sequence[Patch]:
     values = job.values.get(PANEL)
     if not isinstance(values, StepCacheParameters):
         return []
-    if values.start >= values.end:
-        what = f"Step cache: From ({values.start:g}) must lie before To ({values.end:g})."
-        raise BadRequest(what, "Set To higher.", field="extensions")
+    check_window("Step cache", values.start, values.end)
     if not values.reuses:
         exact = exact_run()
         return exact.timed() if exact is not None else []
